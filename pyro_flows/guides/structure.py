@@ -1,0 +1,176 @@
+# Copyright Contributors to the pyro_flows project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""What a Pyro model is made of, as one run of it shows; and what a flow guide must refuse."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from pyro import poutine
+from pyro.poutine import Trace
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+
+from pyro_flows.errors import (
+    DataError,
+    DiscreteLatentError,
+    NoLatentsError,
+    SubsampledLatentError,
+)
+
+Site = dict[str, Any]
+
+
+@torch.no_grad()
+def trace_model(model: Callable[..., Any], *args: Any, **kwargs: Any) -> Trace:
+    """Run the model once, unseen by handlers outside, and return its trace."""
+    return poutine.block(poutine.trace(model).get_trace)(*args, **kwargs)
+
+
+def is_enumerated(site: Site) -> bool:
+    """Whether a discrete site is marked for enumeration, to be summed out exactly."""
+    return site["infer"].get("enumerate") is not None and not site["is_observed"]
+
+
+def is_latent(site: Site) -> bool:
+    """Whether a guide must give this trace node a value."""
+    return (
+        site["type"] == "sample"
+        and not site["is_observed"]
+        and not site_is_subsample(site)
+        and not is_enumerated(site)
+    )
+
+
+def latent_sites(trace: Trace) -> dict[str, Site]:
+    """Latent sites in order of execution."""
+    return {name: site for name, site in trace.nodes.items() if is_latent(site)}
+
+
+def observed_sites(trace: Trace) -> dict[str, Site]:
+    """Sites that hold data: observed, and neither a factor nor a deterministic value."""
+    return {
+        name: site
+        for name, site in trace.nodes.items()
+        if site["type"] == "sample"
+        and site["is_observed"]
+        and not site["infer"].get("_deterministic")
+        and type(site["fn"]).__name__ not in ("Unit", "Delta", "MaskedDelta")
+    }
+
+
+def subsampled_plates(trace: Trace) -> dict[str, tuple[int, int]]:
+    """Plates that see a part of their data: name to (size in this run, full size)."""
+    return {
+        frame.name: (int(frame.size), int(frame.full_size))
+        for site in trace.nodes.values()
+        if site["type"] == "sample"
+        for frame in site["cond_indep_stack"]
+        if frame.full_size is not None and frame.full_size != frame.size
+    }
+
+
+def check_latents(sites: dict[str, Site]) -> None:
+    """Raise on latents that one flat flow can't represent.
+
+    Raises:
+        NoLatentsError: there are none.
+        DiscreteLatentError: one is discrete and not enumerated.
+        SubsampledLatentError: one is local to a subsampled or sequential plate.
+    """
+    if not sites:
+        raise NoLatentsError(
+            "AutoFlow expected a model with at least one continuous latent variable, but found no "
+            "latent variables. Check that some pyro.sample statement has no obs=."
+        )
+    for name, site in sites.items():
+        support = getattr(site["fn"], "support", None)
+        if getattr(support, "is_discrete", False):
+            raise DiscreteLatentError(
+                f"The latent site '{name}' is discrete ({type(site['fn']).__name__}), and a flow "
+                "is continuous. Sum it out: mark it infer={'enumerate': 'parallel'} (or wrap the "
+                "model in pyro.infer.config_enumerate) and use TraceEnum_ELBO or FlowVI; or hide "
+                f"it: AutoFlow(poutine.block(model, hide=['{name}']))."
+            )
+        for frame in site["cond_indep_stack"]:
+            if not frame.vectorized:
+                raise SubsampledLatentError(
+                    f"The latent site '{name}' is inside the sequential plate '{frame.name}', "
+                    "which AutoFlow can't pack. Write it vectorised: `with pyro.plate(...)`."
+                )
+            if frame.full_size is not None and frame.full_size != frame.size:
+                raise SubsampledLatentError(
+                    f"The latent site '{name}' is local to the plate '{frame.name}', which is "
+                    f"subsampled ({frame.size} of {frame.full_size}): a flat flow would tie its "
+                    "values to slots of the minibatch, not to the data. Run the plate at full "
+                    f"size, or guide '{name}' apart: AutoGuideList with AutoFlow on "
+                    f"poutine.block(model, hide=['{name}']) and AutoNormal(..., create_plates=...) "
+                    f"on poutine.block(model, expose=['{name}'])."
+                )
+
+
+def check_data(trace: Trace) -> None:
+    """Raise if an observed site holds NaN where it isn't masked out.
+
+    Raises:
+        DataError: naming the site and how many values are NaN.
+    """
+    for name, site in observed_sites(trace).items():
+        value = site["value"]
+        if not (isinstance(value, Tensor) and value.is_floating_point()):
+            continue
+        missing = torch.isnan(value)
+        mask = site_mask(site)
+        if mask is not None:
+            missing = missing & mask.reshape(
+                mask.shape + (1,) * max(0, site["fn"].event_dim if mask.dim() else 0)
+            )
+        count = int(missing.sum())
+        if count:
+            raise DataError(
+                f"The observed site '{name}' expected numbers, but {count} of {value.numel()} "
+                "values are NaN. Drop those rows, or give pyro.sample an obs_mask that is False "
+                "there."
+            )
+
+
+def site_mask(site: Site) -> Tensor | None:
+    """The mask over a site's batch (from ``poutine.mask``, ``obs_mask`` or ``.mask``), or None."""
+    masks = [site.get("mask")]
+    fn = site["fn"]
+    while fn is not None:
+        masks.append(getattr(fn, "_mask", None))
+        fn = getattr(fn, "base_dist", None)
+    masks = [m for m in masks if m is not None and m is not True]
+    if not masks:
+        return None
+    value = site["value"]
+    found = [torch.as_tensor(m, dtype=torch.bool, device=value.device) for m in masks]
+    result = found[0]
+    for mask in found[1:]:
+        result = result & mask
+    return result
+
+
+def widest_dtype(trace: Trace) -> torch.dtype:
+    """The widest floating type among latents and observations."""
+    result: torch.dtype | None = None
+    for site in [*latent_sites(trace).values(), *observed_sites(trace).values()]:
+        value = site["value"]
+        if isinstance(value, Tensor) and value.is_floating_point():
+            result = value.dtype if result is None else torch.promote_types(result, value.dtype)
+    return result or torch.get_default_dtype()
+
+
+def main_device(trace: Trace) -> torch.device:
+    """The observations' device, else the latents'."""
+    sites = [*observed_sites(trace).values(), *latent_sites(trace).values()]
+    values = [s["value"] for s in sites if isinstance(s["value"], Tensor)]
+    # A number wrapped by a default is on the CPU; data on an accelerator decide.
+    for value in values:
+        if value.device.type != "cpu":
+            return value.device
+    return values[0].device if values else torch.device("cpu")

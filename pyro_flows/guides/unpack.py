@@ -1,0 +1,80 @@
+# Copyright Contributors to the pyro_flows project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""One vector to the model's sites, with the Jacobian that goes with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.distributions import biject_to
+from pyro.distributions.util import sum_rightmost
+from pyro.infer.autoguide.guides import AutoContinuous
+from torch import Tensor
+
+
+def constrain(guide: AutoContinuous, latent: Tensor) -> Iterator[tuple[str, Any, Tensor, Tensor]]:
+    """Walk the sites of a guide's packed vector.
+
+    Args:
+        guide: an ``AutoContinuous`` that has been set up.
+        latent: packed unconstrained values, shape ``(*, latent_dim)``.
+
+    Yields:
+        ``(name, site, value, ladj)``: the constrained value in the model's shape (with particle
+        axes in front) and log|d value / d unconstrained| summed over event axes only.
+    """
+    active: dict[str, Tensor] = getattr(guide, "_active", {})
+    for site, unconstrained in guide._unpack_latent(latent):
+        name = site["name"]
+        transform = biject_to(site["fn"].support)
+        value = transform(unconstrained)
+        ladj = transform.log_abs_det_jacobian(unconstrained, value)
+        if name in active:
+            # Elements that the model masks out are filled with a constant, not inferred.
+            mask = active[name].reshape(guide._unconstrained_shapes[name])
+            extra = mask.dim() - (ladj.dim() - (unconstrained.dim() - mask.dim()))
+            ladj = torch.where(mask.flatten(mask.dim() - extra)[..., 0] if extra else mask, ladj, 0)
+        yield name, site, value, sum_rightmost(ladj, ladj.dim() - value.dim() + site["fn"].event_dim)
+
+
+def unconstrain(guide: AutoContinuous, values: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Pack constrained values into the guide's vector.
+
+    Args:
+        guide: an ``AutoContinuous`` that has been set up.
+        values: site name to values of shape ``(*batch, *site_shape)``, one batch for all.
+
+    Returns:
+        ``(latent, ladj)`` of shapes ``(*batch, latent_dim)`` and ``(*batch)``; ``ladj`` is
+        log|d value / d unconstrained| over all sites.
+    """
+    active: dict[str, Tensor] = getattr(guide, "_active", {})
+    parts, total = [], None
+    for name, site in guide.prototype_trace.iter_stochastic_nodes():
+        value = values[name]
+        shape = guide._unconstrained_shapes[name]
+        transform = biject_to(site["fn"].support)
+        u = transform.inv(value)
+        batch = u.shape[: u.dim() - len(shape)]
+        flat = u.reshape(*batch, -1)
+        if name in active:
+            flat = flat[..., active[name]]
+        parts.append(flat)
+    latent = torch.cat(parts, -1)
+    # The Jacobian of the packed vector, so that masked elements are left out the same way.
+    flat_latent = latent.reshape(-1, latent.shape[-1])
+    total = torch.stack([log_jacobian(guide, row) for row in flat_latent]) if len(flat_latent) else (
+        latent.new_zeros(0)
+    )
+    return latent, total.reshape(latent.shape[:-1])
+
+
+def log_jacobian(guide: AutoContinuous, latent: Tensor) -> Tensor:
+    """log|d values / d latent| over all sites for one vector of shape ``(latent_dim,)``."""
+    total = latent.new_zeros(())
+    for _, _, _, ladj in constrain(guide, latent):
+        total = total + ladj.sum()
+    return total

@@ -1,0 +1,74 @@
+# Copyright Contributors to the pyro_flows project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""The multilayer perceptron conditioner."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class MLP(nn.Module):
+    """A fully connected network with a linear shortcut, whose output starts at zero.
+
+    ``y = net(x) + W x``, the net's last layer and ``W`` zeroed: a transform that is the identity
+    at zero parameters starts as the identity, exactly. The shortcut makes linear dependence, such
+    as a log-scale proportional to another coordinate (hierarchical models), quick to learn and
+    right far from the data.
+
+    Args:
+        in_dim: width of the input; 0 makes the output a trainable constant.
+        out_dim: width of the output.
+        hidden_dims: widths of the hidden layers.
+        activation: elementwise nonlinearity, smooth by default so that log densities are too.
+
+    Shapes: ``(*, in_dim) -> (*, out_dim)``. Cost: one matrix product per layer.
+
+    Example:
+        >>> net = MLP(3, 4, hidden_dims=(16, 16))
+        >>> net(torch.ones(7, 3)).shape, net(torch.ones(7, 3)).abs().max().item()
+        (torch.Size([7, 4]), 0.0)
+    """
+
+    def __init__(
+        self,
+        in_dim: int,
+        out_dim: int,
+        hidden_dims: Sequence[int] = (64, 64),
+        activation: Callable[[Tensor], Tensor] = torch.tanh,
+    ) -> None:
+        super().__init__()
+        self.in_dim, self.out_dim = in_dim, out_dim
+        self.activation = activation
+        if in_dim == 0:
+            self.bias = nn.Parameter(torch.zeros(out_dim))
+            self.linears = nn.ModuleList()
+            self.shortcut = None
+            return
+        widths = [in_dim, *hidden_dims, out_dim]
+        self.linears = nn.ModuleList(
+            nn.Linear(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True)
+        )
+        last = self.linears[-1]
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.shortcut = nn.Linear(in_dim, out_dim, bias=False) if hidden_dims else None
+        if self.shortcut is not None:
+            nn.init.zeros_(self.shortcut.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(*, in_dim)`` to ``(*, out_dim)``."""
+        if self.in_dim == 0:
+            return self.bias.expand(*x.shape[:-1], self.out_dim)
+        *hidden, last = self.linears
+        h = x
+        for linear in hidden:
+            h = self.activation(linear(h))
+        return last(h) if self.shortcut is None else last(h) + self.shortcut(x)
+
+    def extra_repr(self) -> str:
+        """Widths in words, for ``print``."""
+        return f"in_dim={self.in_dim}, out_dim={self.out_dim}"

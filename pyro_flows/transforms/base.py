@@ -1,0 +1,218 @@
+# Copyright Contributors to the pyro_flows project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""The contract of a layer: two methods that return pairs; all else is derived here, once.
+
+A layer is a Pyro transform (``TransformModule`` and ``ConditionalTransformModule``) in Pyro's
+direction, from base to data. It keeps nothing between calls: no cache, so no stale result.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any
+
+import torch
+from pyro.distributions import constraints
+from pyro.distributions.conditional import ConditionalTransformModule
+from pyro.distributions.torch_transform import TransformModule
+from torch import Tensor
+from torch.distributions import Transform
+
+from pyro_flows.errors import ContextError, ShapeError
+
+
+class Layer(TransformModule, ConditionalTransformModule):
+    """Base class of all layers; a subclass implements the two pair methods.
+
+    Args:
+        dim: size of the last axis of values.
+        context_dim: size of the last axis of contexts; 0 for a plain layer.
+
+    A plain layer (``context_dim=0``) goes wherever Pyro takes a transform. A conditional one is
+    given its context by ``layer.condition(context)``; a context with batch axes gives a transform
+    (and a distribution) with that batch shape.
+
+    Cost inside Pyro's ``TransformedDistribution``: ``rsample`` is one forward pass, ``log_prob``
+    one inverse and one forward pass, since Pyro asks for the log-determinant apart.
+    :class:`pyro_flows.distributions.Flow` asks for pairs and halves that.
+    """
+
+    bijective = True
+    domain = constraints.real_vector
+    codomain = constraints.real_vector
+
+    def __init__(self, dim: int, context_dim: int = 0) -> None:
+        super().__init__()
+        if dim < 1 or context_dim < 0:
+            raise ShapeError(
+                f"{type(self).__name__} expected dim >= 1 and context_dim >= 0, but got dim={dim} "
+                f"and context_dim={context_dim}. Give the size of the last axis of your values."
+            )
+        self.dim = dim
+        self.context_dim = context_dim
+
+    @abstractmethod
+    def forward_and_ladj(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Map base to data.
+
+        Args:
+            x: shape ``(*, dim)``.
+            context: shape ``(*, context_dim)``, broadcast against ``x`` over the leading axes.
+
+        Returns:
+            ``(y, ladj)`` of shapes ``(*, dim)`` and ``(*)``; ``ladj`` is log|det dy/dx|.
+        """
+
+    @abstractmethod
+    def inverse_and_ladj(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Map data to base; ``ladj`` is log|det dx/dy|. Shapes as in the forward direction."""
+
+    def condition(self, context: Tensor | None) -> Transform:
+        """Fix the context: a light transform sharing this layer's parameters."""
+        return self if self.context_dim == 0 else Conditioned(self, context)
+
+    # What torch and Pyro call.
+
+    def _call(self, x: Tensor) -> Tensor:
+        return self.forward_and_ladj(x)[0]
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        return self.inverse_and_ladj(y)[0]
+
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        """log|det dy/dx| at ``x``, shape ``(*)``; one forward pass."""
+        return self.forward_and_ladj(x)[1]
+
+    @property
+    def inv(self) -> Layer:
+        """The inverse as a module, so that its parameters are found; ``t.inv.inv is t``."""
+        return Inverse(self)
+
+    def with_cache(self, cache_size: int = 1) -> Layer:
+        """Return the layer itself: layers keep nothing, whatever the cache size asked for."""
+        return self
+
+    def __repr__(self) -> str:
+        return torch.nn.Module.__repr__(self)
+
+    def extra_repr(self) -> str:
+        """Sizes in words, for ``print``."""
+        context = f", context_dim={self.context_dim}" if self.context_dim else ""
+        return f"dim={self.dim}{context}"
+
+    # What subclasses use.
+
+    def check(self, x: Tensor, context: Tensor | None) -> None:
+        """Raise unless ``x`` and ``context`` have the widths this layer was built for."""
+        if x.dim() == 0 or x.shape[-1] != self.dim:
+            raise ShapeError(
+                f"{type(self).__name__} expected values of shape (..., {self.dim}), but got "
+                f"{tuple(x.shape)}. Build the layer with dim equal to the size of the last axis."
+            )
+        if self.context_dim == 0:
+            if context is not None:
+                raise ContextError(
+                    f"{type(self).__name__} was built with context_dim=0, but got a context of "
+                    f"shape {tuple(context.shape)}. Build it with context_dim={context.shape[-1]}."
+                )
+        elif context is None:
+            raise ContextError(
+                f"{type(self).__name__} expected a context of shape (..., {self.context_dim}), but "
+                "got none. Call layer.condition(context) first, or flow(context) for a whole flow."
+            )
+        elif context.dim() == 0 or context.shape[-1] != self.context_dim:
+            raise ContextError(
+                f"{type(self).__name__} expected a context of shape (..., {self.context_dim}), but "
+                f"got {tuple(context.shape)}. The last axis must have size {self.context_dim}."
+            )
+
+
+class Inverse(Layer):
+    """A layer run backwards; itself a layer, with the same parameters.
+
+    Example:
+        >>> layer = transforms.AffineCoupling(4)
+        >>> x = torch.randn(3, 4)
+        >>> torch.allclose(layer.inv(layer(x)), x), layer.inv.inv is layer
+        (True, True)
+    """
+
+    def __init__(self, layer: Layer) -> None:
+        super().__init__(layer.dim, layer.context_dim)
+        self.layer = layer
+
+    @property
+    def domain(self) -> Any:  # type: ignore[override]
+        """The codomain of the layer that is run backwards."""
+        return self.layer.codomain
+
+    @property
+    def codomain(self) -> Any:  # type: ignore[override]
+        """The domain of the layer that is run backwards."""
+        return self.layer.domain
+
+    @property
+    def inv(self) -> Layer:
+        """The layer itself."""
+        return self.layer
+
+    def forward_and_ladj(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Run the layer's inverse."""
+        return self.layer.inverse_and_ladj(x, context)
+
+    def inverse_and_ladj(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Run the layer forwards."""
+        return self.layer.forward_and_ladj(y, context)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Inverse) and other.layer is self.layer
+
+    def __hash__(self) -> int:
+        return hash((Inverse, id(self.layer)))
+
+
+class Conditioned(Transform):
+    """A layer with its context fixed, made by :meth:`Layer.condition` for one use."""
+
+    bijective = True
+
+    def __init__(self, layer: Layer, context: Tensor | None) -> None:
+        super().__init__(cache_size=0)
+        if context is None:
+            raise ContextError(
+                f"{type(layer).__name__}.condition expected a context of shape "
+                f"(..., {layer.context_dim}), but got None. Pass the context tensor."
+            )
+        self.layer, self.context = layer, context
+
+    @property
+    def domain(self) -> Any:  # type: ignore[override]
+        """Where inputs live: the layer's domain."""
+        return self.layer.domain
+
+    @property
+    def codomain(self) -> Any:  # type: ignore[override]
+        """Where outputs live: the layer's codomain."""
+        return self.layer.codomain
+
+    def _call(self, x: Tensor) -> Tensor:
+        return self.layer.forward_and_ladj(x, self.context)[0]
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        return self.layer.inverse_and_ladj(y, self.context)[0]
+
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        """log|det dy/dx| at ``x``, shape ``(*)``; one forward pass."""
+        return self.layer.forward_and_ladj(x, self.context)[1]
+
+    def with_cache(self, cache_size: int = 1) -> Conditioned:
+        """Return the transform itself; it keeps nothing."""
+        return self
+
+    def forward_shape(self, shape: torch.Size) -> torch.Size:
+        """Broadcast the batch axes against the context's: a batch of contexts is a batch."""
+        batch = torch.broadcast_shapes(shape[:-1], self.context.shape[:-1])
+        return torch.Size((*batch, shape[-1]))
+
+    inverse_shape = forward_shape

@@ -1,0 +1,88 @@
+# Copyright Contributors to the pyro_flows project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Layers one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Transform
+
+from pyro_flows.errors import ShapeError
+from pyro_flows.transforms.base import Layer
+
+
+class Compose(Layer):
+    """Apply layers in order, first to last; log-determinants add up.
+
+    Plain and conditional layers mix: the context goes to those that take one.
+
+    Args:
+        layers: layers of one ``dim``; all ``context_dim`` are equal or 0.
+
+    Example:
+        >>> flow = transforms.Compose([transforms.AffineCoupling(3), transforms.Permute([2, 0, 1])])
+        >>> flow(torch.zeros(5, 3)).shape
+        torch.Size([5, 3])
+    """
+
+    def __init__(self, layers: Sequence[Layer]) -> None:
+        layers = list(layers)
+        for layer in layers:
+            if not isinstance(layer, Layer):
+                raise ShapeError(
+                    f"Compose expected pyro_flows layers, but got {type(layer).__name__}. "
+                    "Wrap Pyro's own transforms with dist.TransformedDistribution instead."
+                )
+        dims = {layer.dim for layer in layers}
+        contexts = {layer.context_dim for layer in layers} - {0}
+        if len(dims) != 1 or len(contexts) > 1:
+            raise ShapeError(
+                "Compose expected at least one layer, one common dim and one common context_dim, "
+                f"but got dims {sorted(dims)} and context_dims {sorted(contexts)}. "
+                "Build all layers with the same sizes."
+            )
+        super().__init__(dims.pop(), contexts.pop() if contexts else 0)
+        self.layers = nn.ModuleList(layers)
+
+    @property
+    def domain(self) -> Any:  # type: ignore[override]
+        """The first layer's domain."""
+        return self.layers[0].domain
+
+    @property
+    def codomain(self) -> Any:  # type: ignore[override]
+        """The last layer's codomain."""
+        return self.layers[-1].codomain
+
+    def forward_and_ladj(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Run all layers, first to last."""
+        self.check(x, context)
+        total: Tensor | None = None
+        for layer in self.layers:
+            x, ladj = layer.forward_and_ladj(x, context if layer.context_dim else None)
+            total = ladj if total is None else total + ladj
+        return x, _as_batch(total, x)
+
+    def inverse_and_ladj(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Run all inverses, last to first."""
+        self.check(y, context)
+        total: Tensor | None = None
+        for layer in reversed(self.layers):
+            y, ladj = layer.inverse_and_ladj(y, context if layer.context_dim else None)
+            total = ladj if total is None else total + ladj
+        return y, _as_batch(total, y)
+
+    def condition(self, context: Tensor | None) -> Transform:
+        """Condition all parts on ``context`` at once."""
+        return super().condition(context)
+
+
+def _as_batch(ladj: Tensor | None, y: Tensor) -> Tensor:
+    if ladj is None:
+        return torch.zeros(y.shape[:-1], dtype=y.dtype, device=y.device)
+    return ladj.expand(y.shape[:-1])

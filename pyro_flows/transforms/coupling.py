@@ -1,0 +1,162 @@
+# Copyright Contributors to the pyro_flows project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Couplings: part of the vector decides how the rest moves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from pyro_flows.errors import ShapeError
+from pyro_flows.nn import MLP
+from pyro_flows.ops import alternating_masks
+from pyro_flows.transforms.base import Layer
+from pyro_flows.transforms.elementwise.univariate import (
+    Affine,
+    RationalQuadraticSpline,
+    Univariate,
+)
+
+
+class Coupling(Layer):
+    """Move the masked coordinates by a univariate whose parameters the kept ones decide.
+
+    ``y[kept] = x[kept]``, ``y[moved] = univariate(x[moved]; conditioner(x[kept], context))``.
+
+    One coupling leaves half of the vector alone: use two with complementary masks
+    (:func:`pyro_flows.ops.alternating_masks`), or a permutation between.
+
+    Args:
+        dim: number of coordinates.
+        univariate: the map of each moved number.
+        mask: bool sequence of length ``dim``, True where moved; by default the second half moves.
+        context_dim: width of the context.
+        hidden_dims: widths of the conditioner's hidden layers.
+        conditioner: a module ``(*, kept + context_dim) -> (*, moved * num_parameters)`` in place
+            of the MLP.
+
+    Raises:
+        ShapeError: the mask moves nothing, or leaves nothing to condition on.
+
+    Cost: one conditioner pass in each direction. Reference: Dinh et al. 2016, arXiv:1605.08803.
+
+    Example:
+        >>> layer = transforms.Coupling(3, transforms.Affine(), mask=[False, True, True])
+        >>> y, ladj = layer.forward_and_ladj(torch.ones(5, 3))
+        >>> y.shape, ladj.shape
+        (torch.Size([5, 3]), torch.Size([5]))
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        univariate: Univariate,
+        mask: Sequence[bool] | Tensor | None = None,
+        context_dim: int = 0,
+        hidden_dims: Sequence[int] = (64, 64),
+        conditioner: nn.Module | None = None,
+    ) -> None:
+        super().__init__(dim, context_dim)
+        if mask is None:
+            moved = torch.ones(1, dtype=torch.bool) if dim == 1 else alternating_masks(dim, 1)[0]
+        else:
+            moved = torch.as_tensor(mask, dtype=torch.bool)
+        kept_count, moved_count = int((~moved).sum()), int(moved.sum())
+        if moved.shape != (dim,) or moved_count == 0:
+            raise ShapeError(
+                f"{type(self).__name__} expected a mask of length {dim} that moves at least one "
+                f"coordinate, but got {moved.tolist()}. True marks a coordinate that is moved."
+            )
+        if kept_count + context_dim == 0:
+            raise ShapeError(
+                f"{type(self).__name__} has nothing to condition on: all {dim} coordinate(s) are "
+                "moved and context_dim is 0. Keep a coordinate, give a context, or use Elementwise."
+            )
+        self.univariate = univariate
+        kept_index, moved_index = (~moved).nonzero()[:, 0], moved.nonzero()[:, 0]
+        self.register_buffer("kept", kept_index)
+        self.register_buffer("moved", moved_index)
+        self.register_buffer("restore", torch.cat([kept_index, moved_index]).argsort())
+        self.conditioner = conditioner or MLP(
+            kept_count + context_dim, moved_count * univariate.num_parameters, hidden_dims
+        )
+
+    def _split(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        self.check(x, context)
+        kept, moved = x.index_select(-1, self.kept), x.index_select(-1, self.moved)
+        inputs = kept
+        if context is not None:
+            batch = torch.broadcast_shapes(kept.shape[:-1], context.shape[:-1])
+            kept = kept.expand(*batch, -1)
+            inputs = torch.cat([kept, context.expand(*batch, -1)], -1)
+        params = self.conditioner(inputs)
+        return kept, moved, params.unflatten(-1, (-1, self.univariate.num_parameters))
+
+    def _join(self, kept: Tensor, moved: Tensor) -> Tensor:
+        return torch.cat([kept, moved], -1).index_select(-1, self.restore)
+
+    def forward_and_ladj(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Move the masked coordinates."""
+        kept, moved, params = self._split(x, context)
+        moved, ladj = self.univariate.forward_and_ladj(moved, params)
+        return self._join(kept, moved), ladj.sum(-1)
+
+    def inverse_and_ladj(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Move them back; the kept coordinates give the same parameters."""
+        kept, moved, params = self._split(y, context)
+        moved, ladj = self.univariate.inverse_and_ladj(moved, params)
+        return self._join(kept, moved), ladj.sum(-1)
+
+    def extra_repr(self) -> str:
+        """Sizes and univariate, for ``print``."""
+        return f"{super().extra_repr()}, moved={self.moved.tolist()}, univariate={self.univariate}"
+
+
+class AffineCoupling(Coupling):
+    """Coupling with an affine univariate (RealNVP); see :class:`Coupling`.
+
+    Args:
+        dim: number of coordinates.
+        mask: True where moved.
+        context_dim: width of the context.
+        hidden_dims: widths of the conditioner's hidden layers.
+        log_scale_bound: soft bound of the log-scale.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        mask: Sequence[bool] | Tensor | None = None,
+        context_dim: int = 0,
+        hidden_dims: Sequence[int] = (64, 64),
+        log_scale_bound: float = 3.0,
+    ) -> None:
+        super().__init__(dim, Affine(log_scale_bound), mask, context_dim, hidden_dims)
+
+
+class SplineCoupling(Coupling):
+    """Coupling with a rational-quadratic spline (NSF); see :class:`Coupling`.
+
+    Args:
+        dim: number of coordinates.
+        mask: True where moved.
+        context_dim: width of the context.
+        hidden_dims: widths of the conditioner's hidden layers.
+        bins: bins of the spline.
+        bound: half-width of its box; the identity outside.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        mask: Sequence[bool] | Tensor | None = None,
+        context_dim: int = 0,
+        hidden_dims: Sequence[int] = (64, 64),
+        bins: int = 8,
+        bound: float = 5.0,
+    ) -> None:
+        univariate = RationalQuadraticSpline(bins, bound)
+        super().__init__(dim, univariate, mask, context_dim, hidden_dims)

@@ -1,0 +1,9 @@
+# Copyright Contributors to the pyro_flows project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Ports of posteriordb models to Pyro, with their data, reference draws and log Z."""
+
+from .database import Database, Draws, MissingData
+from .models import Target, targets
+
+__all__ = ["Database", "Draws", "MissingData", "Target", "targets"]
