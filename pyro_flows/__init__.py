@@ -1,2 +1,23 @@
-"""x"""
+# Copyright Contributors to the pyro_flows project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Normalizing flows for Pyro: guides, layers, density, judged posteriors."""
+
+from pyro_flows import distributions, flows, transforms
+from pyro_flows.distributions import Flow
+from pyro_flows.guides import AutoFlow
+from pyro_flows.inference import FlowVI, Posterior, warm_start
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "AutoFlow",
+    "Flow",
+    "FlowVI",
+    "Posterior",
+    "__version__",
+    "distributions",
+    "flows",
+    "transforms",
+    "warm_start",
+]

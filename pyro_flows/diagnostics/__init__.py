@@ -22,13 +22,16 @@ from .psis import (
     resample_without_replacement,
     weighted_mcse,
 )
+from .verdict import Verdict, judge
 
 __all__ = [
     "ImportanceWeights",
+    "Verdict",
     "arviz_major",
     "group_dataset",
     "import_arviz",
     "importance_weights",
+    "judge",
     "khat_threshold",
     "load_netcdf",
     "plot_marginals",

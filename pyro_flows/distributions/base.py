@@ -18,6 +18,9 @@ class StandardNormal(nn.Module):
         torch.Size([3])
     """
 
+    loc: Tensor
+    scale: Tensor
+
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.dim = dim

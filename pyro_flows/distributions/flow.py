@@ -13,6 +13,7 @@ import pyro.distributions as dist
 import torch
 from pyro.distributions import constraints
 from torch import Tensor, nn
+from torch.distributions import Transform
 
 from pyro_flows.distributions.base import StandardNormal
 from pyro_flows.errors import ContextError
@@ -94,6 +95,11 @@ class FlowDistribution(dist.TorchDistribution):
     def support(self) -> Any:
         """The codomain of the last layer."""
         return self.transform.codomain
+
+    @property
+    def transforms(self) -> list[Transform]:
+        """The layers as one transform in a list, as Pyro's ``TransformedDistribution`` has it."""
+        return [self.transform.condition(self.context)]
 
     def rsample_and_log_prob(
         self, sample_shape: torch.Size | Sequence[int] = torch.Size()

@@ -21,6 +21,9 @@ from pyro_flows.transforms import (
     Univariate,
 )
 
+# A chain of T states has T levels; a coupling for each would cost more than it helps.
+MOST_LEVELS = 3
+
 
 def couplings(
     dim: int, univariate: Univariate, context_dim: int, layers: int, hidden_dims: Sequence[int]
@@ -66,7 +69,27 @@ def nsf(
 
 @register_flow("default")
 def default(
-    dim: int, context_dim: int = 0, layers: int = 6, hidden_dims: Sequence[int] = (32, 32)
+    dim: int,
+    context_dim: int = 0,
+    layers: int = 6,
+    hidden_dims: Sequence[int] = (64,),
+    levels: Sequence[int] | None = None,
 ) -> Flow:
-    """What AutoFlow uses."""
-    return Flow(couplings(dim, Affine(), context_dim, layers, hidden_dims))
+    """Affine couplings, the last ones along the model's hierarchy; what AutoFlow uses.
+
+    A coordinate that hangs on others in the prior (``levels``) is moved last, by a coupling that
+    sees them: the funnel of a centred hierarchical model is one such coupling, log-scale linear in
+    the scale above it.
+    """
+    univariate = Affine(log_scale_bound=4.0)
+    stack = couplings(dim, univariate, context_dim, layers, hidden_dims)
+    for level in _levels_below_the_top(levels or ()):
+        mask = [other == level for other in levels or ()]
+        stack.append(Coupling(dim, univariate, mask, context_dim, hidden_dims))
+    return Flow(stack)
+
+
+def _levels_below_the_top(levels: Sequence[int]) -> list[int]:
+    """Levels worth a coupling each; none for long chains, such as time series."""
+    below = sorted(set(levels) - {0})
+    return below if 0 < len(below) <= MOST_LEVELS else []

@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Sequence
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -62,13 +63,21 @@ def check_name(name: str) -> None:
         )
 
 
-def make(name: str, dim: int, context_dim: int = 0, **options: Any) -> Flow:
+def make(
+    name: str,
+    dim: int,
+    context_dim: int = 0,
+    *,
+    levels: Sequence[int] | None = None,
+    **options: Any,
+) -> Flow:
     """Build the flow registered under ``name``.
 
     Args:
         name: one of :func:`available`.
         dim: size of the event.
         context_dim: size of the context, 0 for none.
+        levels: depth of each coordinate in a model's hierarchy, for constructors that take it.
         options: the constructor's own.
 
     Raises:
@@ -78,6 +87,8 @@ def make(name: str, dim: int, context_dim: int = 0, **options: Any) -> Flow:
     constructor = _constructors.get(name)
     if constructor is None:
         constructor = next(p for p in entry_points(group="pyro_flows.flows") if p.name == name).load()
+    if levels is not None and "levels" in inspect.signature(constructor).parameters:
+        options["levels"] = levels
     return constructor(dim, context_dim, **options)
 
 

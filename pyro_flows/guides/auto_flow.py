@@ -14,11 +14,11 @@ import pyro
 import pyro.distributions as dist
 import torch
 from pyro import poutine
-from torch.distributions import biject_to
 from pyro.infer.autoguide.guides import AutoContinuous, AutoGuide
 from pyro.infer.autoguide.utils import helpful_support_errors
 from pyro.nn.module import PyroModule
 from torch import Tensor
+from torch.distributions import biject_to
 
 from pyro_flows import flows
 from pyro_flows.distributions import Flow, FlowDistribution
@@ -26,8 +26,9 @@ from pyro_flows.errors import ChangedModelError, GuideError, NoLatentsError, Sha
 from pyro_flows.guides import structure
 from pyro_flows.guides.initialization import Start, init_to_median_or_feasible
 from pyro_flows.guides.param_store import register
+from pyro_flows.guides.prior_scale import noncentring
 from pyro_flows.guides.unpack import constrain, unconstrain
-from pyro_flows.transforms import CholeskyAffine, Compose, Layer
+from pyro_flows.transforms import CholeskyAffine, Compose, Layer, NonCentring
 
 QUANTILE_DRAWS = 10_000
 
@@ -72,6 +73,7 @@ class AutoFlow(AutoContinuous):
     """
 
     flow: Flow
+    prototype_trace: Any  # a trace once set up
 
     def __init__(
         self,
@@ -98,11 +100,24 @@ class AutoFlow(AutoContinuous):
         start.dtype = dtype
         super().__init__(model, start)
         self._start = start
+        # As given, without the start; in a tuple, so that a module is not registered.
+        self._as_given: tuple[Callable[..., Any], ...] | None = (model,)
         self._flow_spec = flow
         self._init_scale = float(init_scale)
         self._dtype, self._device = dtype, device
         self._signature: Any = None
         self._active: dict[str, Tensor] = {}
+        self._filling: dict[str, tuple[int, Tensor, Tensor]] = {}
+
+    @property
+    def bare_model(self) -> Callable[..., Any]:
+        """The model as the user gave it; ``model`` starts its latents by ``init_loc_fn``."""
+        if self._as_given is None:
+            raise GuideError(
+                "This AutoFlow was unpickled, so it has no model: models aren't saved with a "
+                "guide. Make AutoFlow(model), call setup(...) and load_state_dict(...)."
+            )
+        return self._as_given[0]
 
     # Setting up.
 
@@ -110,13 +125,17 @@ class AutoFlow(AutoContinuous):
         """Look at the model now, so that the parameters exist before an optimiser asks for them.
 
         Args:
-            args, kwargs: the model's.
+            *args: the model's.
+            **kwargs: the model's.
 
         Returns:
             The guide itself.
         """
         if self.prototype_trace is None:
             self._setup_prototype(*args, **kwargs)
+            if self.master is None:
+                with poutine.block():  # NeuTraReparam reads self.plates
+                    self._create_plates(*args, **kwargs)
         return self
 
     @torch.no_grad()
@@ -131,7 +150,7 @@ class AutoFlow(AutoContinuous):
 
         self._unconstrained_shapes = {}
         self._cond_indep_stacks = {}
-        self._active = {}
+        self._active, self._filling = {}, {}
         loc = []
         for name, site in self.prototype_trace.iter_stochastic_nodes():
             with helpful_support_errors(site):
@@ -143,6 +162,7 @@ class AutoFlow(AutoContinuous):
             if mask is not None and not bool(mask.all()):
                 active = _align(mask, site, u.shape)
                 self._active[name] = active.to(device)
+                self._filling[name] = _filling(active, flat, device, dtype)
                 flat = flat[active]
             loc.append(flat.to(device=device, dtype=dtype))
         start = torch.cat(loc)
@@ -151,12 +171,26 @@ class AutoFlow(AutoContinuous):
             raise NoLatentsError(
                 "AutoFlow found no latent element that isn't masked out. Check the masks."
             )
-        flow = _build(self._flow_spec, self.latent_dim)
+        levels = self._levels(args, kwargs)
+        prior = noncentring(self, self.bare_model, args, kwargs, levels, start)
+        # What the hierarchy's own location and scale can't undo, couplings along it can.
+        flow = _build(self._flow_spec, self.latent_dim, levels if prior is None else None)
         affine = CholeskyAffine(self.latent_dim)
-        flow = Flow([*flow.transform.layers, affine], flow.base).to(device=device, dtype=dtype)
+        layers = [*flow.transform.layers, affine, *([prior] if prior is not None else [])]
+        flow = Flow(layers, flow.base).to(device=device, dtype=dtype)
         affine.set(loc=start, scale_tril=self._init_scale * torch.eye(len(start)).to(start))
         self._modules["flow"] = flow
         self._signature = _signature(args, kwargs)
+
+    def _levels(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[int]:
+        """Level in the model's hierarchy of every packed coordinate."""
+        names = list(self._unconstrained_shapes)
+        levels = structure.site_levels(self.model, args, kwargs, names)
+        result: list[int] = []
+        for name, shape in self._unconstrained_shapes.items():
+            size = self._filling[name][0] if name in self._filling else shape.numel()
+            result += [levels[name]] * size
+        return result
 
     def _first_run(self, *args: Any, **kwargs: Any) -> poutine.Trace:
         """Trace the model; at float64 latents if it refuses to mix those it starts with."""
@@ -174,8 +208,23 @@ class AutoFlow(AutoContinuous):
 
     @property
     def affine(self) -> CholeskyAffine:
-        """The trainable affine at the data end of the flow."""
-        return self._flow.transform.layers[-1]
+        """The trainable affine behind the flow's layers."""
+        affine: Any = self._flow.transform.layers[-1 if self.noncentring is None else -2]
+        return affine
+
+    @property
+    def flow_name(self) -> str | None:
+        """The registered name the flow was made from, None for a flow given as an object."""
+        return self._flow_spec if isinstance(self._flow_spec, str) else None
+
+    @property
+    def noncentring(self) -> NonCentring | None:
+        """The layer that undoes a hierarchical prior's scale, None if the model has no such site.
+
+        Centred (the identity) until a warm start finds that another degree fits better.
+        """
+        last = self._flow.transform.layers[-1]
+        return last if isinstance(last, NonCentring) else None
 
     @property
     def _flow(self) -> Flow:
@@ -224,7 +273,7 @@ class AutoFlow(AutoContinuous):
         scored = poutine.get_mask() is not False
         result = {}
         for name, site, value, ladj in constrain(self, latent):
-            fn = dist.Delta(value, -ladj if scored else 0.0, event_dim=site["fn"].event_dim)
+            fn = _Image(value, -ladj if scored else 0.0, event_dim=site["fn"].event_dim)
             with ExitStack() as stack:
                 for frame in self._cond_indep_stacks[name]:
                     stack.enter_context(plates[frame.name])
@@ -238,16 +287,11 @@ class AutoFlow(AutoContinuous):
         batch, pos = latent.shape[:-1], 0
         for name, site in self.prototype_trace.iter_stochastic_nodes():
             shape = self._unconstrained_shapes[name]
-            active = self._active.get(name)
-            size = shape.numel() if active is None else int(active.sum())
+            size, index, start = self._filling.get(name, (shape.numel(), None, None))
             flat = latent[..., pos : pos + size]
             pos += size
-            if active is not None:
-                start = biject_to(site["fn"].support).inv(site["value"]).reshape(-1).to(latent)
-                # Active element i sits at column i of `flat`, inactive ones at its fixed start.
-                column = active.cumsum(0) - 1
-                both = torch.cat([flat, start.expand(*batch, -1)], -1)
-                index = torch.where(active, column, size + torch.arange(len(active)).to(column))
+            if index is not None and start is not None:
+                both = torch.cat([flat, start.to(latent).expand((*batch, -1))], -1)
                 flat = both.index_select(-1, index)
             event_dim = site["fn"].event_dim + len(shape) - site["value"].dim()
             full = torch.broadcast_shapes(shape, batch + (1,) * event_dim)
@@ -258,7 +302,9 @@ class AutoFlow(AutoContinuous):
         signature = _signature(args, kwargs)
         if signature == self._signature or torch._C._get_tracing_state():
             return
-        with torch.random.fork_rng(devices=[]):
+        if self._model is None:  # a guide that was loaded from a file has no model to look at
+            return
+        with structure.random_state_kept():
             trace = structure.trace_model(self.model, *args, **kwargs)
         now = structure.latent_sites(trace)
         for name, site in self.prototype_trace.iter_stochastic_nodes():
@@ -302,7 +348,8 @@ class AutoFlow(AutoContinuous):
 
         Args:
             values: every latent site's name to values of shape ``(*batch, *site_shape)``.
-            args, kwargs: the model's, if the guide isn't set up yet.
+            *args: the model's, if the guide isn't set up yet.
+            **kwargs: the model's.
 
         Returns:
             Shape ``(*batch)``. One inverse pass.
@@ -325,7 +372,7 @@ class AutoFlow(AutoContinuous):
         any guide at its start, are exact.
         """
         base = self.get_base_dist()
-        with torch.random.fork_rng(devices=[]):
+        with structure.random_state_kept():
             torch.manual_seed(20_111)
             z = base.sample((QUANTILE_DRAWS // 2,))
         centre = base.mean
@@ -349,7 +396,8 @@ class AutoFlow(AutoContinuous):
 
         Args:
             quantiles: numbers in [0, 1].
-            args, kwargs: the model's, if the guide isn't set up yet.
+            *args: the model's, if the guide isn't set up yet.
+            **kwargs: the model's.
 
         Returns:
             Site name to a tensor of shape ``(len(quantiles), *site_shape)``.
@@ -357,8 +405,8 @@ class AutoFlow(AutoContinuous):
         self.setup(*args, **kwargs)
         draws = self._marginals()
         rows = []
-        for q in torch.as_tensor(quantiles).tolist():
-            position = q * (len(draws) - 1)
+        for q in quantiles:
+            position = float(q) * (len(draws) - 1)
             low = int(position)
             high = min(low + 1, len(draws) - 1)
             rows.append(draws[low].lerp(draws[high], position - low))
@@ -381,7 +429,7 @@ class AutoFlow(AutoContinuous):
     def __getstate__(self) -> dict[str, Any]:
         # Pyro's AutoGuide empties the live guide's model here; the copy is what must not have it.
         state = dict(PyroModule.__getstate__(self))
-        state["_model"] = None
+        state["_model"] = state["_as_given"] = None
         state["master"] = None
         return state
 
@@ -391,20 +439,31 @@ class AutoFlow(AutoContinuous):
         state = dict(PyroModule.__getstate__(self))
         for key, value in state.items():
             # The model is shared: it is the user's, not part of the guide.
-            keep = key in ("_model", "_pyro_context")
+            keep = key in ("_model", "_as_given", "_pyro_context")
             new.__dict__[key] = value if keep else copy.deepcopy(value, memo)
         new.__dict__["_pyro_context"] = type(self._pyro_context)()
         new.__dict__["master"] = None
         return new
 
 
-def _build(spec: FlowSpec, dim: int) -> Flow:
+class _Image(dist.Delta):
+    """A site's value, the image of the packed vector, with the Jacobian as its log density.
+
+    At a detached value the Jacobian is a constant: ``ReweightedWakeSleep`` detaches what the guide
+    drew, and its gradient would else hold the Jacobian's derivative in the guide's parameters.
+    """
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        log_prob = super().log_prob(x)
+        return log_prob if x.requires_grad else log_prob.detach()
+
+
+def _build(spec: FlowSpec, dim: int, levels: list[int] | None) -> Flow:
     """A flow over ``dim`` coordinates from what the user gave."""
-    flow = flows.make(spec, dim) if isinstance(spec, str) else spec
-    if not isinstance(flow, Flow) and callable(flow):
-        flow = flow(dim)
-    if not isinstance(flow, Flow):
-        flow = Flow(list(flow))
+    made: Any = flows.make(spec, dim, levels=levels) if isinstance(spec, str) else spec
+    if not isinstance(made, Flow) and callable(made):
+        made = made(dim)
+    flow = made if isinstance(made, Flow) else Flow(list(made))
     if flow.dim != dim or flow.context_dim:
         raise ShapeError(
             f"The model has {dim} latent coordinates, so AutoFlow expected a plain flow of "
@@ -414,14 +473,27 @@ def _build(spec: FlowSpec, dim: int) -> Flow:
     return flow
 
 
+def _filling(
+    active: Tensor, start: Tensor, device: torch.device | str, dtype: torch.dtype
+) -> tuple[int, Tensor, Tensor]:
+    """How to make a site of its active elements: their number, an index, and the fixed start.
+
+    The index is into active elements followed by the start: active element i is number i of the
+    former, the others are at their own place in the latter.
+    """
+    size = int(active.sum())
+    fixed = size + torch.arange(len(active), device=active.device)
+    index = torch.where(active, active.cumsum(0) - 1, fixed)
+    return size, index.to(device), start.to(device=device, dtype=dtype)
+
+
 def _align(mask: Tensor, site: dict[str, Any], shape: torch.Size) -> Tensor:
     """A site's mask as a flat bool vector over its unconstrained elements."""
     value_dim, event_dim = site["value"].dim(), site["fn"].event_dim
     batch_dim = value_dim - event_dim
     if mask.dim() <= batch_dim and not (event_dim and mask.dim() == value_dim):
-        mask = mask.expand(shape[:batch_dim]).reshape(
-            *shape[:batch_dim], *(1,) * (len(shape) - batch_dim)
-        )
+        batch = shape[:batch_dim]
+        mask = mask.expand(batch).reshape((*batch, *(1,) * (len(shape) - batch_dim)))
     return mask.expand(shape).reshape(-1)
 
 

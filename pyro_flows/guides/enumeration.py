@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pyro
-import torch
 from pyro import poutine
 from pyro.infer.autoguide.guides import AutoContinuous
 from pyro.infer.traceenum_elbo import _compute_model_factors
@@ -19,7 +18,6 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
-from pyro_flows.guides import structure
 from pyro_flows.guides.unpack import constrain
 
 PARTICLES = "_pyro_flows_particles"
@@ -44,6 +42,7 @@ def enumerated_log_prob(
     z: Tensor,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
+    nesting: int,
 ) -> Tensor:
     """Log joint of each row of ``z`` with the model's enumerated sites summed out.
 
@@ -54,12 +53,13 @@ def enumerated_log_prob(
         model: a Pyro model with sites marked for parallel enumeration.
         guide: the ``AutoContinuous`` that decides the packing.
         z: shape ``(P, D)``.
-        args, kwargs: the model's.
+        args: the model's.
+        kwargs: the model's.
+        nesting: the depth of its plates, see :func:`max_plate_nesting`.
 
     Returns:
         Shape ``(P,)``.
     """
-    nesting = max_plate_nesting(structure.trace_model(guide.model, *args, **kwargs))
     latent = z.reshape(len(z), *(1,) * nesting, z.shape[-1])
     values, total = {}, z.new_zeros(len(z))
     for name, _, value, ladj in constrain(guide, latent):
@@ -92,6 +92,6 @@ def max_plate_nesting(trace: poutine.Trace) -> int:
         for site in trace.nodes.values()
         if site["type"] == "sample"
         for frame in site["cond_indep_stack"]
-        if frame.vectorized
+        if frame.dim is not None  # a sequential plate has none
     ]
     return max(depths, default=0)

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.distributions import biject_to
 from pyro.infer.autoguide import init_to_median
 from torch import Tensor
+from torch.distributions import biject_to
 
 
 def init_to_median_or_feasible(site: dict[str, Any]) -> Tensor:
@@ -47,11 +47,12 @@ class Start:
         self.dtype: torch.dtype | None = None
 
     def __call__(self, site: dict[str, Any]) -> Tensor:
+        """The start of one site."""
         value = self.init_loc_fn(site)
         if self.dtype is None or not value.is_floating_point():
             return value
         custom = getattr(value, "_pyro_custom_init", None)
-        value = value.to(self.dtype)
+        cast: Any = value.to(self.dtype)
         if custom is not None:
-            value._pyro_custom_init = custom
-        return value
+            cast._pyro_custom_init = custom
+        return cast

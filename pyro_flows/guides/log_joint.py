@@ -1,7 +1,7 @@
 # Copyright Contributors to the pyro_flows project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""A Pyro model and its arguments as ``log_joint(z: (P, D)) -> (P,)`` on the unconstrained vector."""
+"""A Pyro model and its arguments as ``log_joint(z: (P, D)) -> (P,)``, z unconstrained."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from torch import Tensor
 
 from pyro_flows.guides import structure
 from pyro_flows.guides.capture import capture
-from pyro_flows.guides.enumeration import Substitute, enumerated_log_prob
+from pyro_flows.guides.enumeration import Substitute, enumerated_log_prob, max_plate_nesting
 from pyro_flows.guides.unpack import constrain
+from pyro_flows.transforms import Layer
 
 Mode = Literal["captured", "vectorised", "enumerated", "sequential"]
 
@@ -44,6 +45,8 @@ class LogJoint:
         guide: an ``AutoContinuous`` of it that has been set up; it decides the packing.
         args, kwargs: the model's arguments.
         mode: force a way; ``None`` chooses.
+        through: a layer in front: the log joint is then that of its input, its log-determinant
+            included. Call :meth:`forget` after changing it.
 
     Attributes:
         mode: the way in use.
@@ -68,12 +71,15 @@ class LogJoint:
         kwargs: dict[str, Any] | None = None,
         *,
         mode: Mode | None = None,
+        through: Layer | None = None,
     ) -> None:
-        self.model, self.guide = model, guide
+        self.model, self.guide, self.through = model, guide, through
         self.args, self.kwargs = args, dict(kwargs or {})
-        # The guide's copy of the model starts latents where it said; a flat prior can't be sampled.
-        trace = structure.trace_model(guide.model, *self.args, **self.kwargs)
+        # The guide's copy of the model starts latents itself: a flat prior can't be sampled.
+        with structure.random_state_kept():
+            trace = self.run_model()
         self.parameters = _parameters(trace)
+        self._nesting = max_plate_nesting(trace)
         self._discrete = any(
             site["type"] == "sample" and structure.is_enumerated(site)
             for site in trace.nodes.values()
@@ -82,6 +88,10 @@ class LogJoint:
         self.why = ""
         self.stochastic = self._is_stochastic()
         self.mode: Mode = mode or self._choose()
+
+    def run_model(self) -> poutine.Trace:
+        """Trace the model once, latents at the guide's start."""
+        return structure.trace_model(self.guide.model, *self.args, **self.kwargs)
 
     # Values.
 
@@ -115,27 +125,88 @@ class LogJoint:
         grad_z = grads[0] if grads[0] is not None else torch.zeros_like(z)
         return value.detach(), grad_z
 
-    def in_chunks(self, z: Tensor, chunk: int = 1000) -> Tensor:
+    def value_grad_hessian(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Log joint, gradient and Hessian of each row, ``(P,)``, ``(P, D)``, ``(P, D, D)``.
+
+        Raises:
+            RuntimeError, NotImplementedError: the model can't be differentiated twice this way.
+        """
+
+        def one(row: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            gradient, value = torch.func.grad_and_value(self._one)(row)
+            return value, gradient, torch.func.jacrev(torch.func.grad(self._one))(row)
+
+        if self.mode == "enumerated":
+            return self._differences(z)
+        with _quiet(), torch.enable_grad():
+            if self.mode in ("captured", "vectorised"):
+                return torch.vmap(one, randomness="same")(z)
+            rows = [one(row) for row in z]
+            return tuple(torch.stack(part) for part in zip(*rows, strict=True))  # type: ignore[return-value]
+
+    def _differences(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The same with the Hessian from central differences of the gradient."""
+        dim = z.shape[-1]
+        step = 1e-4 if z.dtype == torch.float64 else 1e-2
+        value, gradient = self.value_and_grad(z)
+        shifts = step * torch.eye(dim).to(z)
+        points = torch.cat([z[:, None] + shifts, z[:, None] - shifts], 1)
+        _, around = self.value_and_grad(points.reshape(-1, dim))
+        up, down = around.reshape(len(z), 2, dim, dim).unbind(1)
+        hessian = (up - down) / (2 * step)
+        return value, gradient, 0.5 * (hessian + hessian.mT)
+
+    def in_chunks(self, z: Tensor) -> Tensor:
         """Log joint of many rows, a chunk at a time, without gradients."""
+        # Two sizes only, the last chunk filled up: a captured graph is made for one number of
+        # particles.
+        chunk = 256 if len(z) <= 1024 else 1024
         with torch.no_grad():
-            pad = -len(z) % chunk if len(z) > chunk else 0
-            # Whole chunks only: a captured graph is made for one number of particles.
-            padded = torch.cat([z, z[:1].expand(pad, -1)]) if pad else z
+            padded = torch.cat([z, z[:1].expand(-len(z) % chunk, -1)])
             return torch.cat([self(part) for part in padded.split(chunk)])[: len(z)]
+
+    def blame(self, z: Tensor) -> str:
+        """A sentence naming the sites whose log density isn't finite at the point ``z``."""
+        values = {name: value for name, _, value, _ in constrain(self.guide, self._pass(z)[0])}
+        with _quiet(), torch.no_grad(), poutine.block(), Substitute(values):
+            trace = poutine.trace(self.model).get_trace(*self.args, **self.kwargs)
+            trace.compute_log_prob()
+        bad = [
+            f"'{name}' ({float(site['log_prob_sum']):g})"
+            for name, site in trace.nodes.items()
+            if site["type"] == "sample" and not torch.isfinite(site["log_prob_sum"])
+        ]
+        return f"Not finite there: {', '.join(bad)}." if bad else ""
+
+    def forget(self) -> None:
+        """Drop recorded graphs, which hold ``through`` as it was."""
+        self._graphs.clear()
 
     def _eager(self, z: Tensor, mode: Mode) -> Tensor:
         with _quiet():
             if mode == "vectorised":
-                return torch.vmap(self._single, randomness="same")(z)
+                return torch.vmap(self._one, randomness="same")(z)
             if mode == "enumerated":
-                return enumerated_log_prob(self.model, self.guide, z, self.args, self.kwargs)
+                x, ladj = self._pass(z)
+                return ladj + self._enumerated(x)
             return torch.stack([self._one(row) for row in z])
 
+    def _pass(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        if self.through is None:
+            return z, z.new_zeros(z.shape[:-1])
+        return self.through.forward_and_ladj(z)
+
     def _one(self, z: Tensor) -> Tensor:
+        """Log joint of one vector ``(D,)``."""
+        x, ladj = self._pass(z)
         if not self._discrete:
-            return self._single(z)
-        value = enumerated_log_prob(self.model, self.guide, z[None], self.args, self.kwargs)
-        return value.squeeze(0)
+            return self._single(x) + ladj
+        return self._enumerated(x[None]).squeeze(0) + ladj
+
+    def _enumerated(self, x: Tensor) -> Tensor:
+        return enumerated_log_prob(
+            self.model, self.guide, x, self.args, self.kwargs, self._nesting
+        )
 
     def _single(self, z: Tensor) -> Tensor:
         values, total = {}, z.new_zeros(())
@@ -149,9 +220,9 @@ class LogJoint:
     def _graph(self, z: Tensor, *, with_grad: bool) -> Callable[..., Any]:
         key = (len(z), with_grad)
         if key not in self._graphs:
-            with _quiet():
+            with _quiet(), structure.random_state_kept():
                 self._graphs[key] = capture(
-                    torch.vmap(self._single, randomness="same"), z.detach(), with_grad=with_grad
+                    torch.vmap(self._one, randomness="same"), z.detach(), with_grad=with_grad
                 )
         return self._graphs[key]
 
@@ -159,16 +230,15 @@ class LogJoint:
 
     def _probe(self) -> Tensor:
         """A few fresh points near the guide's start."""
-        start = self.guide._init_loc().detach() if not hasattr(self.guide, "affine") else (
-            self.guide.affine.loc.detach()
-        )
+        affine = getattr(self.guide, "affine", None)
+        start = (self.guide._init_loc() if affine is None else affine.loc).detach()
         generator = torch.Generator().manual_seed(0)
         noise = torch.randn(CHECK_POINTS, len(start), generator=generator, dtype=torch.float64)
         return start + 0.1 * noise.to(start)
 
     def _is_stochastic(self) -> bool:
         z = self._probe()[:1]
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        with torch.no_grad(), structure.random_state_kept():
             mode: Mode = "sequential"
             torch.manual_seed(1)
             first = self._eager(z, mode)
@@ -189,7 +259,7 @@ class LogJoint:
         """``mode`` if it agrees with the handlers, else None with the reason in ``why``."""
         z = self._probe()
         try:
-            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            with torch.no_grad(), structure.random_state_kept():
                 torch.manual_seed(3)
                 # One particle, then the next: the random state is set back for each, since a
                 # vectorised run draws the model's random numbers once for all.
@@ -223,7 +293,7 @@ def _parameters(trace: poutine.Trace) -> dict[str, Tensor]:
     for name, site in trace.nodes.items():
         if site["type"] != "param":
             continue
-        value = site["value"]
+        value: Any = site["value"]
         leaf = value.unconstrained() if hasattr(value, "unconstrained") else value
         if leaf is not None and leaf.is_leaf and leaf.requires_grad:
             found[name] = leaf

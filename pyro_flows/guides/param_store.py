@@ -46,7 +46,8 @@ def register(name: str, module: nn.Module) -> str:
     base, count = name, 0
     while True:
         stored = {key: store._params.get(f"{name}.flow.{key}") for key, _ in parameters}
-        foreign = [key for key, p in parameters if stored[key] is not None and stored[key] is not p]
+        present = [(key, p) for key, p in parameters if stored[key] is not None]
+        foreign = [key for key, p in present if stored[key] is not p]
         if not foreign:
             break
         if not any(_is_registered(stored[key]) for key in foreign):
@@ -81,9 +82,9 @@ def _adopt(
             continue
         if value.shape != parameter.shape:
             raise GuideError(
-                f"The parameter store holds '{name}.flow.{key}' of shape {tuple(value.shape)}, but "
-                f"this guide expected {tuple(parameter.shape)}. It was saved from another model or "
-                "flow: call pyro.clear_param_store(), or build the same guide."
+                f"The parameter store holds '{name}.flow.{key}' of shape {tuple(value.shape)}, "
+                f"but this guide expected {tuple(parameter.shape)}. It was saved from another "
+                "model or flow: call pyro.clear_param_store(), or build the same guide."
             )
         with torch.no_grad():
             parameter.copy_(value)

@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from pyro import poutine
+from pyro.infer.inspect import get_dependencies
 from pyro.poutine import Trace
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
@@ -21,7 +23,15 @@ from pyro_flows.errors import (
     SubsampledLatentError,
 )
 
-Site = dict[str, Any]
+Site = Any  # a message of Pyro's, which it types as a dict with optional entries
+
+
+@contextmanager
+def random_state_kept() -> Iterator[None]:
+    """Put torch's random state back at the end, also that of accelerators in use."""
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices=devices):
+        yield
 
 
 @torch.no_grad()
@@ -57,7 +67,7 @@ def observed_sites(trace: Trace) -> dict[str, Site]:
         for name, site in trace.nodes.items()
         if site["type"] == "sample"
         and site["is_observed"]
-        and not site["infer"].get("_deterministic")
+        and not (site["infer"] or {}).get("_deterministic")
         and type(site["fn"]).__name__ not in ("Unit", "Delta", "MaskedDelta")
     }
 
@@ -71,6 +81,30 @@ def subsampled_plates(trace: Trace) -> dict[str, tuple[int, int]]:
         for frame in site["cond_indep_stack"]
         if frame.full_size is not None and frame.full_size != frame.size
     }
+
+
+def site_levels(
+    model: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], names: list[str]
+) -> dict[str, int]:
+    """Depth of each latent site in the model's hierarchy.
+
+    A site whose prior depends on no other latent is at level 0, any other one below its deepest
+    parent: in eight schools ``mu`` and ``tau`` are at level 0, ``theta`` at level 1.
+
+    Returns:
+        Site name to level; all 0 where Pyro can't trace the model's dependencies.
+    """
+    try:
+        with random_state_kept(), torch.no_grad():
+            every: Any = poutine.block(get_dependencies)(model, args, kwargs)
+            found = every["prior_dependencies"]
+    except Exception:  # noqa: BLE001 (provenance tracking fails on some operations; it's a hint)
+        return dict.fromkeys(names, 0)
+    levels: dict[str, int] = {}
+    for name in names:  # in order of execution, so that parents come first
+        parents = [levels[p] for p in found.get(name, {}) if p != name and p in levels]
+        levels[name] = 1 + max(parents) if parents else 0
+    return levels
 
 
 def check_latents(sites: dict[str, Site]) -> None:
@@ -93,7 +127,8 @@ def check_latents(sites: dict[str, Site]) -> None:
                 f"The latent site '{name}' is discrete ({type(site['fn']).__name__}), and a flow "
                 "is continuous. Sum it out: mark it infer={'enumerate': 'parallel'} (or wrap the "
                 "model in pyro.infer.config_enumerate) and use TraceEnum_ELBO or FlowVI; or hide "
-                f"it: AutoFlow(poutine.block(model, hide=['{name}']))."
+                f"it: AutoFlow(poutine.block(model, hide=['{name}'])). "
+                "See https://pyro.ai/examples/enumeration.html."
             )
         for frame in site["cond_indep_stack"]:
             if not frame.vectorized:
@@ -107,13 +142,13 @@ def check_latents(sites: dict[str, Site]) -> None:
                     f"subsampled ({frame.size} of {frame.full_size}): a flat flow would tie its "
                     "values to slots of the minibatch, not to the data. Run the plate at full "
                     f"size, or guide '{name}' apart: AutoGuideList with AutoFlow on "
-                    f"poutine.block(model, hide=['{name}']) and AutoNormal(..., create_plates=...) "
-                    f"on poutine.block(model, expose=['{name}'])."
+                    f"poutine.block(model, hide=['{name}']) and AutoNormal(..., create_plates=...)"
+                    f" on poutine.block(model, expose=['{name}'])."
                 )
 
 
 def check_data(trace: Trace) -> None:
-    """Raise if an observed site holds NaN where it isn't masked out.
+    """Raise if an observed site holds NaN.
 
     Raises:
         DataError: naming the site and how many values are NaN.
@@ -122,18 +157,13 @@ def check_data(trace: Trace) -> None:
         value = site["value"]
         if not (isinstance(value, Tensor) and value.is_floating_point()):
             continue
-        missing = torch.isnan(value)
-        mask = site_mask(site)
-        if mask is not None:
-            missing = missing & mask.reshape(
-                mask.shape + (1,) * max(0, site["fn"].event_dim if mask.dim() else 0)
-            )
-        count = int(missing.sum())
+        # Also where a mask is False: the masked-out term's gradient is 0 * NaN, which is NaN.
+        count = int(torch.isnan(value).sum())
         if count:
             raise DataError(
                 f"The observed site '{name}' expected numbers, but {count} of {value.numel()} "
-                "values are NaN. Drop those rows, or give pyro.sample an obs_mask that is False "
-                "there."
+                "values are NaN. Drop those rows, or put any number there and give pyro.sample an "
+                "obs_mask that is False there."
             )
 
 

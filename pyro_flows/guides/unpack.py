@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch.distributions import biject_to
 from pyro.distributions.util import sum_rightmost
 from pyro.infer.autoguide.guides import AutoContinuous
 from torch import Tensor
+from torch.distributions import biject_to
 
 
 def constrain(guide: AutoContinuous, latent: Tensor) -> Iterator[tuple[str, Any, Tensor, Tensor]]:
@@ -36,8 +36,15 @@ def constrain(guide: AutoContinuous, latent: Tensor) -> Iterator[tuple[str, Any,
             # Elements that the model masks out are filled with a constant, not inferred.
             mask = active[name].reshape(guide._unconstrained_shapes[name])
             extra = mask.dim() - (ladj.dim() - (unconstrained.dim() - mask.dim()))
-            ladj = torch.where(mask.flatten(mask.dim() - extra)[..., 0] if extra else mask, ladj, 0)
-        yield name, site, value, sum_rightmost(ladj, ladj.dim() - value.dim() + site["fn"].event_dim)
+            ladj = torch.where(
+                mask.flatten(mask.dim() - extra)[..., 0] if extra else mask, ladj, 0
+            )
+        yield (
+            name,
+            site,
+            value,
+            sum_rightmost(ladj, ladj.dim() - value.dim() + site["fn"].event_dim),
+        )
 
 
 def unconstrain(guide: AutoContinuous, values: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -52,8 +59,9 @@ def unconstrain(guide: AutoContinuous, values: dict[str, Tensor]) -> tuple[Tenso
         log|d value / d unconstrained| over all sites.
     """
     active: dict[str, Tensor] = getattr(guide, "_active", {})
-    parts, total = [], None
-    for name, site in guide.prototype_trace.iter_stochastic_nodes():
+    parts = []
+    prototype: Any = guide.prototype_trace
+    for name, site in prototype.iter_stochastic_nodes():
         value = values[name]
         shape = guide._unconstrained_shapes[name]
         transform = biject_to(site["fn"].support)
@@ -65,10 +73,8 @@ def unconstrain(guide: AutoContinuous, values: dict[str, Tensor]) -> tuple[Tenso
         parts.append(flat)
     latent = torch.cat(parts, -1)
     # The Jacobian of the packed vector, so that masked elements are left out the same way.
-    flat_latent = latent.reshape(-1, latent.shape[-1])
-    total = torch.stack([log_jacobian(guide, row) for row in flat_latent]) if len(flat_latent) else (
-        latent.new_zeros(0)
-    )
+    rows = latent.reshape(-1, latent.shape[-1])
+    total = torch.vmap(lambda row: log_jacobian(guide, row))(rows) if len(rows) else rows.sum(-1)
     return latent, total.reshape(latent.shape[:-1])
 
 

@@ -49,12 +49,10 @@ class MLP(nn.Module):
             self.shortcut = None
             return
         widths = [in_dim, *hidden_dims, out_dim]
-        self.linears = nn.ModuleList(
-            nn.Linear(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True)
-        )
-        last = self.linears[-1]
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
+        linears = [nn.Linear(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True)]
+        nn.init.zeros_(linears[-1].weight)
+        nn.init.zeros_(linears[-1].bias)
+        self.linears = nn.ModuleList(linears)
         self.shortcut = nn.Linear(in_dim, out_dim, bias=False) if hidden_dims else None
         if self.shortcut is not None:
             nn.init.zeros_(self.shortcut.weight)

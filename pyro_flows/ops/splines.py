@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pyro_flows.ops.stable import soft_clamp
+
 MIN_BIN = 1e-3
-MIN_SLOPE = 1e-3
-# softplus(SLOPE_SHIFT) + MIN_SLOPE == 1, so that zero parameters mean slope one: the identity.
-SLOPE_SHIFT = math.log(math.expm1(1.0 - MIN_SLOPE))
+MAX_LOG_SLOPE = math.log(1e3)
 
 
 def rational_quadratic_spline(
@@ -28,7 +28,7 @@ def rational_quadratic_spline(
     Args:
         x: values, shape ``(*, D)``.
         params: shape ``(*, D, 3 * bins - 1)``: logits of the bin widths, logits of the bin
-            heights, and raw slopes at the inner knots.
+            heights, and log-slopes at the inner knots (softly bounded to 1e-3 ... 1e3).
         bound: half-width of the box, positive.
         inverse: apply the inverse map.
 
@@ -48,7 +48,8 @@ def rational_quadratic_spline(
     bins = (params.shape[-1] + 1) // 3
     widths, left = _bins(params[..., :bins], bound)
     heights, bottom = _bins(params[..., bins : 2 * bins], bound)
-    slopes = MIN_SLOPE + F.softplus(params[..., 2 * bins :] + SLOPE_SHIFT)
+    # Bounded on both sides: a conditioner far from its data asks for slopes of any size.
+    slopes = soft_clamp(params[..., 2 * bins :], MAX_LOG_SLOPE).exp()
     slopes = F.pad(slopes, (1, 1), value=1.0)
 
     # Points outside are sent to the middle, so that the branch which `where` discards has
@@ -67,20 +68,23 @@ def rational_quadratic_spline(
     curvature = d0 + d1 - 2 * s
 
     if inverse:
-        # The root in [0, 1] of a t^2 + b t + c = 0, in the form that does not cancel.
-        dy = safe - y0
-        a = h * (s - d0) + dy * curvature
-        b = h * d0 - dy * curvature
-        c = -s * dy
-        t = 2 * c / (-b - torch.sqrt((b * b - 4 * a * c).clamp_min(0)))
-        t = t.clamp(0, 1)
+        # Durkan's quadratic in the form t = 2su / (2su + r), 1 - t = r / (2su + r): its
+        # discriminant is a sum of squares, and nothing cancels in r either.
+        u = ((safe - y0) / h).clamp(0, 1)
+        tilt = d0 * (1 - u) - d1 * u
+        cross = 4 * u * (1 - u) * s * s
+        size = tilt.abs() + torch.sqrt(tilt * tilt + cross)
+        r = torch.where(tilt > 0, size, cross / size)
+        t = 2 * s * u / (2 * s * u + r)
+        rest = r / (2 * s * u + r)
         y = x0 + t * w
     else:
         t = ((safe - x0) / w).clamp(0, 1)
-        y = y0 + h * (s * t * t + d0 * t * (1 - t)) / (s + curvature * t * (1 - t))
+        rest = 1 - t
+        y = y0 + h * (s * t * t + d0 * t * rest) / (s + curvature * t * rest)
 
-    denominator = s + curvature * t * (1 - t)
-    numerator = d1 * t * t + 2 * s * t * (1 - t) + d0 * (1 - t) ** 2
+    denominator = s + curvature * t * rest
+    numerator = d1 * t * t + 2 * s * t * rest + d0 * rest * rest
     ladj = 2 * (s.log() - denominator.log()) + numerator.log()
     if inverse:
         ladj = -ladj

@@ -15,6 +15,7 @@ from pyro_flows.transforms.elementwise import (
     Univariate,
 )
 from pyro_flows.transforms.linear import CholeskyAffine, Permute
+from pyro_flows.transforms.noncentring import NonCentring
 
 __all__ = [
     "Affine",
@@ -27,6 +28,7 @@ __all__ = [
     "Elementwise",
     "Inverse",
     "Layer",
+    "NonCentring",
     "Permute",
     "RationalQuadraticSpline",
     "Shift",

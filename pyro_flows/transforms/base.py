@@ -103,6 +103,10 @@ class Layer(TransformModule, ConditionalTransformModule):
 
     # What subclasses use.
 
+    def register_index(self, name: str, index: Tensor) -> None:
+        """Keep an index as a buffer, on the device where new parameters are made."""
+        self.register_buffer(name, index.to(torch.empty(0).device))
+
     def check(self, x: Tensor, context: Tensor | None) -> None:
         """Raise unless ``x`` and ``context`` have the widths this layer was built for."""
         if x.dim() == 0 or x.shape[-1] != self.dim:
@@ -118,13 +122,14 @@ class Layer(TransformModule, ConditionalTransformModule):
                 )
         elif context is None:
             raise ContextError(
-                f"{type(self).__name__} expected a context of shape (..., {self.context_dim}), but "
-                "got none. Call layer.condition(context) first, or flow(context) for a whole flow."
+                f"{type(self).__name__} expected a context of shape (..., {self.context_dim}), "
+                "but got none. Call layer.condition(context) first, or flow(context) for a whole "
+                "flow."
             )
         elif context.dim() == 0 or context.shape[-1] != self.context_dim:
             raise ContextError(
-                f"{type(self).__name__} expected a context of shape (..., {self.context_dim}), but "
-                f"got {tuple(context.shape)}. The last axis must have size {self.context_dim}."
+                f"{type(self).__name__} expected a context of shape (..., {self.context_dim}), "
+                f"but got {tuple(context.shape)}. The last axis must have size {self.context_dim}."
             )
 
 

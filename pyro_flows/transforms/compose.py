@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,7 @@ class Compose(Layer):
         layers: layers of one ``dim``; all ``context_dim`` are equal or 0.
 
     Example:
-        >>> flow = transforms.Compose([transforms.AffineCoupling(3), transforms.Permute([2, 0, 1])])
+        >>> flow = transforms.Compose([transforms.AffineCoupling(3), transforms.Permute(3)])
         >>> flow(torch.zeros(5, 3)).shape
         torch.Size([5, 3])
     """
@@ -63,7 +63,7 @@ class Compose(Layer):
         """Run all layers, first to last."""
         self.check(x, context)
         total: Tensor | None = None
-        for layer in self.layers:
+        for layer in self._parts():
             x, ladj = layer.forward_and_ladj(x, context if layer.context_dim else None)
             total = ladj if total is None else total + ladj
         return x, _as_batch(total, x)
@@ -72,10 +72,13 @@ class Compose(Layer):
         """Run all inverses, last to first."""
         self.check(y, context)
         total: Tensor | None = None
-        for layer in reversed(self.layers):
+        for layer in reversed(self._parts()):
             y, ladj = layer.inverse_and_ladj(y, context if layer.context_dim else None)
             total = ladj if total is None else total + ladj
         return y, _as_batch(total, y)
+
+    def _parts(self) -> list[Layer]:
+        return cast("list[Layer]", list(self.layers))
 
     def condition(self, context: Tensor | None) -> Transform:
         """Condition all parts on ``context`` at once."""

@@ -50,6 +50,10 @@ class Coupling(Layer):
         (torch.Size([5, 3]), torch.Size([5]))
     """
 
+    kept: Tensor
+    moved: Tensor
+    restore: Tensor
+
     def __init__(
         self,
         dim: int,
@@ -61,9 +65,9 @@ class Coupling(Layer):
     ) -> None:
         super().__init__(dim, context_dim)
         if mask is None:
-            moved = torch.ones(1, dtype=torch.bool) if dim == 1 else alternating_masks(dim, 1)[0]
+            moved = alternating_masks(dim, 1)[0]
         else:
-            moved = torch.as_tensor(mask, dtype=torch.bool)
+            moved = torch.as_tensor(mask, dtype=torch.bool, device="cpu")
         kept_count, moved_count = int((~moved).sum()), int(moved.sum())
         if moved.shape != (dim,) or moved_count == 0:
             raise ShapeError(
@@ -73,13 +77,14 @@ class Coupling(Layer):
         if kept_count + context_dim == 0:
             raise ShapeError(
                 f"{type(self).__name__} has nothing to condition on: all {dim} coordinate(s) are "
-                "moved and context_dim is 0. Keep a coordinate, give a context, or use Elementwise."
+                "moved and context_dim is 0. Keep a coordinate, give a context, or use "
+                "Elementwise."
             )
         self.univariate = univariate
         kept_index, moved_index = (~moved).nonzero()[:, 0], moved.nonzero()[:, 0]
-        self.register_buffer("kept", kept_index)
-        self.register_buffer("moved", moved_index)
-        self.register_buffer("restore", torch.cat([kept_index, moved_index]).argsort())
+        self.register_index("kept", kept_index)
+        self.register_index("moved", moved_index)
+        self.register_index("restore", torch.cat([kept_index, moved_index]).argsort())
         self.conditioner = conditioner or MLP(
             kept_count + context_dim, moved_count * univariate.num_parameters, hidden_dims
         )

@@ -30,19 +30,22 @@ class Permute(Layer):
         tensor([12., 10., 11.])
     """
 
+    order: Tensor
+    inverse_order: Tensor
+
     def __init__(self, permutation: int | Sequence[int] | Tensor) -> None:
         if isinstance(permutation, int):
             order = torch.arange(permutation, device="cpu").flip(0)
         else:
-            order = torch.as_tensor(permutation, dtype=torch.long)
+            order = torch.as_tensor(permutation, dtype=torch.long, device="cpu")
         if order.dim() != 1 or order.sort()[0].tolist() != list(range(order.numel())):
             raise ShapeError(
                 f"Permute expected each of 0..dim-1 once, but got {order.tolist()}. "
                 "Pass for example torch.randperm(dim)."
             )
         super().__init__(order.numel())
-        self.register_buffer("order", order.clone())
-        self.register_buffer("inverse_order", order.argsort())
+        self.register_index("order", order.clone())
+        self.register_index("inverse_order", order.argsort())
 
     def forward_and_ladj(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Reorder."""

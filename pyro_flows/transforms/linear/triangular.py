@@ -28,10 +28,13 @@ class CholeskyAffine(Layer):
 
     Example:
         >>> layer = transforms.CholeskyAffine(2)
-        >>> layer.set(loc=torch.tensor([1.0, 2.0]), scale_tril=torch.tensor([[2.0, 0.0], [1.0, 3.0]]))
+        >>> tril = torch.tensor([[2.0, 0.0], [1.0, 3.0]])
+        >>> layer.set(loc=torch.tensor([1.0, 2.0]), scale_tril=tril)
         >>> layer(torch.tensor([1.0, 1.0]))
         tensor([3., 6.], grad_fn=<AddBackward0>)
     """
+
+    positions: Tensor
 
     def __init__(self, dim: int) -> None:
         super().__init__(dim)
@@ -39,7 +42,7 @@ class CholeskyAffine(Layer):
         self.log_scale = nn.Parameter(torch.zeros(dim))
         self.lower = nn.Parameter(torch.zeros(dim * (dim - 1) // 2))
         rows, columns = torch.tril_indices(dim, dim, offset=-1, device="cpu")
-        self.register_buffer("positions", rows * dim + columns)
+        self.register_index("positions", rows * dim + columns)
 
     @property
     def scale_tril(self) -> Tensor:
@@ -53,29 +56,35 @@ class CholeskyAffine(Layer):
 
     @torch.no_grad()
     def set(self, loc: Tensor | None = None, scale_tril: Tensor | None = None) -> None:
-        """Set location ``(dim,)`` and factor ``(dim, dim)`` in place.
+        """Set location ``(dim,)`` and factor ``(dim, dim)`` in place, or neither.
 
         Raises:
-            ShapeError: a shape differs, or the diagonal is not positive.
+            ShapeError: a shape differs, or the factor is not lower-triangular with a positive
+                diagonal.
         """
+        if loc is not None and loc.shape != (self.dim,):
+            raise ShapeError(
+                f"CholeskyAffine.set expected loc of shape ({self.dim},), but got "
+                f"{tuple(loc.shape)}. Pass one location per coordinate."
+            )
+        if scale_tril is not None and not self._is_factor(scale_tril):
+            raise ShapeError(
+                f"CholeskyAffine.set expected a lower-triangular scale_tril of shape "
+                f"({self.dim}, {self.dim}) with a positive diagonal, but got one of shape "
+                f"{tuple(scale_tril.shape)}. Pass torch.linalg.cholesky of a covariance."
+            )
         if loc is not None:
-            if loc.shape != self.loc.shape:
-                raise ShapeError(
-                    f"CholeskyAffine.set expected loc of shape ({self.dim},), but got "
-                    f"{tuple(loc.shape)}. Pass one location per coordinate."
-                )
             self.loc.copy_(loc)
         if scale_tril is not None:
-            diagonal = scale_tril.diagonal(dim1=-2, dim2=-1)
-            if scale_tril.shape != (self.dim, self.dim) or not bool((diagonal > 0).all()):
-                raise ShapeError(
-                    f"CholeskyAffine.set expected scale_tril of shape ({self.dim}, {self.dim}) with "
-                    f"a positive diagonal, but got shape {tuple(scale_tril.shape)}. "
-                    "Pass torch.linalg.cholesky of a covariance."
-                )
+            diagonal = scale_tril.diagonal()
             self.log_scale.copy_(diagonal.log())
             unit = scale_tril / diagonal.unsqueeze(-1)
             self.lower.copy_(unit.reshape(-1)[self.positions])
+
+    def _is_factor(self, tril: Tensor) -> bool:
+        if tril.shape != (self.dim, self.dim):
+            return False
+        return bool((tril.diagonal() > 0).all()) and not bool(tril.triu(1).any())
 
     def forward_and_ladj(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """``loc + L x``."""
@@ -88,6 +97,10 @@ class CholeskyAffine(Layer):
         self.check(y, context)
         scaled = (y - self.loc) * (-self.log_scale).exp()
         x = torch.linalg.solve_triangular(
-            self._unit().T, scaled.reshape(-1, self.dim), upper=True, left=False, unitriangular=True
+            self._unit().T,
+            scaled.reshape(-1, self.dim),
+            upper=True,
+            left=False,
+            unitriangular=True,
         ).reshape(scaled.shape)
         return x, (-self.log_scale.sum()).expand(y.shape[:-1])

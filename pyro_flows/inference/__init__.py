@@ -1,0 +1,19 @@
+# Copyright Contributors to the pyro_flows project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Inference from start to judgement."""
+
+from pyro_flows.inference.flow_vi import FlowVI
+from pyro_flows.inference.objectives import Objective
+from pyro_flows.inference.posterior import Pool, Posterior
+from pyro_flows.inference.warm_start import Gaussian, find_gaussian, warm_start
+
+__all__ = [
+    "FlowVI",
+    "Gaussian",
+    "Objective",
+    "Pool",
+    "Posterior",
+    "find_gaussian",
+    "warm_start",
+]

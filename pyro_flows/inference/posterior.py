@@ -1,0 +1,333 @@
+# Copyright Contributors to the pyro_flows project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Posterior: what a fit hands over, and how far it can be trusted."""
+
+from __future__ import annotations
+
+import html
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pyro.infer.autoguide.guides import AutoContinuous
+from torch import Tensor
+
+from pyro_flows import diagnostics
+from pyro_flows.diagnostics import ImportanceWeights, Verdict
+from pyro_flows.errors import GuideError
+from pyro_flows.guides import LogJoint, constrain
+from pyro_flows.inference.randomness import seeded
+from pyro_flows.training import Report
+
+Array = NDArray[np.float64]
+# A corrected draw is chosen among at least this many of the guide's.
+POOL_PER_DRAW = 10
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Draws of a guide, unconstrained, with both log densities.
+
+    Attributes:
+        z: shape ``(S, D)``.
+        log_p: log joint density, ``(S,)``.
+        log_q: log density under the guide, ``(S,)``.
+    """
+
+    z: Array
+    log_p: Array
+    log_q: Array
+
+    def __len__(self) -> int:
+        return len(self.log_p)
+
+
+class Posterior:
+    """A fitted posterior: draws, summary, figures of merit, verdict, ArviZ.
+
+    Made by :class:`FlowVI`; not meant to be constructed by hand.
+
+    Attributes:
+        guide: the trained guide, usable in Pyro (``Predictive``, ``NeuTraReparam``).
+        verdict: status, reasons and advice.
+        weights: importance weights of the pool and what follows from them.
+        report: what happened in training; ``report.history`` holds the curves.
+        cost: "gradients" of the log joint, "seconds", and seconds by stage.
+        parameters: values of trainable parameters inside the model, by name.
+
+    Example:
+        >>> def model():
+        ...     pyro.sample("x", dist.Normal(0.0, 1.0).expand([2]).to_event(1))
+        >>> posterior = FlowVI(model, progress=False).run()
+        >>> posterior.draws(100)["x"].shape
+        torch.Size([100, 2])
+    """
+
+    def __init__(
+        self,
+        *,
+        guide: AutoContinuous,
+        log_joint: LogJoint,
+        pool: Pool,
+        weights: ImportanceWeights,
+        verdict: Verdict,
+        report: Report,
+        cost: dict[str, float],
+        seed: int,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> None:
+        self.guide, self.log_joint = guide, log_joint
+        self.pool, self.weights, self.verdict = pool, weights, verdict
+        self.report, self.cost, self.seed = report, cost, seed
+        self.args, self.kwargs = args, kwargs
+
+    # Figures of merit.
+
+    @property
+    def elbo(self) -> float:
+        """The evidence lower bound, nats; its standard error is ``elbo_se``."""
+        return self.weights.elbo
+
+    @property
+    def elbo_se(self) -> float:
+        """Monte Carlo standard error of the ELBO."""
+        return self.weights.elbo_se
+
+    @property
+    def log_evidence(self) -> float:
+        """Importance-sampling estimate of the log evidence, nats.
+
+        Relative, and no use for comparing models, where a site has an improper prior.
+        """
+        return self.weights.log_evidence
+
+    @property
+    def log_evidence_se(self) -> float:
+        """Monte Carlo standard error of the log evidence."""
+        return self.weights.log_evidence_se
+
+    @property
+    def khat(self) -> float:
+        """Pareto k-hat of the importance weights: whether correction works, not whether q is right.
+
+        0 where the weights are constant.
+        """
+        return self.weights.khat
+
+    @property
+    def ess(self) -> float:
+        """Effective number of draws in the pool: its size for raw draws, Kish's if corrected."""
+        return self.weights.kish_ess if self.corrected else float(len(self.pool))
+
+    @property
+    def corrected(self) -> bool:
+        """Whether the draws handed over are importance resampled."""
+        return self.verdict.status == "corrected"
+
+    @property
+    def parameters(self) -> dict[str, Tensor]:
+        """Trainable parameters of the model, on the constrained scale, detached."""
+        trace = self.log_joint.run_model()
+        return {
+            name: site["value"].detach().clone()
+            for name, site in trace.nodes.items()
+            if site["type"] == "param"
+        }
+
+    # Draws.
+
+    def draws(self, n: int = 4000) -> dict[str, Tensor]:
+        """Draws of every latent site.
+
+        The guide's own if the verdict is *reliable* (or *not reliable*: then they are all there
+        is); importance resampled without replacement from a pool ten times as large if
+        *corrected*.
+
+        Args:
+            n: number of draws.
+
+        Returns:
+            Site name to a tensor of shape ``(n, *site_shape)``, in the guide's dtype. The same
+            for every call with the same ``n``.
+        """
+        z, _ = self._delivered(n)
+        return self._constrained(z)
+
+    def _delivered(self, n: int) -> tuple[Array, NDArray[np.intp] | slice]:
+        """Unconstrained draws handed over, and where in the pool they stand."""
+        if not isinstance(n, int) or n < 1:
+            raise GuideError(f"Posterior.draws expected n >= 1, but got {n!r}. Ask for a number.")
+        pool, weights = self._pool_of(n * POOL_PER_DRAW if self.corrected else n)
+        inside = np.isfinite(weights.log_weights) if weights is not None else None
+        if self.corrected and weights is not None:
+            rng = np.random.default_rng(self.seed)
+            n = min(n, int(inside.sum())) if inside is not None else n
+            index = diagnostics.resample_without_replacement(weights.log_weights, n, rng)
+            rng.shuffle(index)
+            return pool.z[index], index
+        index = np.flatnonzero(np.isfinite(pool.log_p))
+        if len(index) < n:
+            index = np.arange(len(pool)) if not len(index) else np.resize(index, n)
+        return pool.z[index[:n]], index[:n]
+
+    def _pool_of(self, size: int) -> tuple[Pool, ImportanceWeights | None]:
+        """The pool, or a larger one made in the same way."""
+        # Draws outside the support are left out, so a few more are needed.
+        need = int(size * (1 + 1.5 * self.weights.n_zero / self.weights.n)) if size else size
+        if need <= len(self.pool):
+            return self.pool, self.weights
+        more = Pool(*self.sample_guide(need - len(self.pool), seed=self.seed + 1))
+        pool = Pool(
+            *(
+                np.concatenate(parts)
+                for parts in zip(
+                    (self.pool.z, self.pool.log_p, self.pool.log_q),
+                    (more.z, more.log_p, more.log_q),
+                    strict=True,
+                )
+            )
+        )
+        return pool, diagnostics.importance_weights(pool.log_p, pool.log_q)
+
+    def sample_guide(self, n: int, *, seed: int) -> tuple[Array, Array, Array]:
+        """Fresh draws of the guide itself, never corrected, with both log densities.
+
+        Args:
+            n: number of draws.
+            seed: of these draws; the global random state is left as it was.
+
+        Returns:
+            ``(z, log_p, log_q)`` of shapes ``(n, D)``, ``(n,)``, ``(n,)``, unconstrained, float64.
+        """
+        from pyro_flows.inference.objectives import Objective
+
+        objective = Objective(self.guide, self.log_joint, self.args, self.kwargs, heldout=1)
+        parts = []
+        with seeded(seed):
+            for start in range(0, n, 10_000):
+                parts.append(objective.draw(min(10_000, n - start)))
+        return tuple(  # type: ignore[return-value]
+            torch.cat(part).detach().cpu().double().numpy() for part in zip(*parts, strict=True)
+        )
+
+    def _constrained(self, z: Array) -> dict[str, Tensor]:
+        parameter = next(self.guide.parameters())
+        latent = torch.as_tensor(z).to(parameter)
+
+        def one(row: Tensor) -> dict[str, Tensor]:
+            return {name: value for name, _, value, _ in constrain(self.guide, row)}
+
+        with torch.no_grad():
+            return {name: value.detach() for name, value in torch.vmap(one)(latent).items()}
+
+    # Looking at it.
+
+    def summary(self, interval: float = 0.9) -> Any:
+        """Table of every latent element: mean, sd, quantiles, Monte Carlo error, k-hat.
+
+        Weighted estimates over the whole pool if the draws are corrected, so without the noise of
+        resampling.
+
+        Args:
+            interval: probability of the central interval.
+
+        Returns:
+            A pandas DataFrame; rows "site" or "site[i,j]", columns "mean", "sd", the two ends of
+            the interval, "median", "mcse_mean", "khat". k-hat is the largest over the weights and
+            the weights times the element and its square (unconstrained scale).
+        """
+        from pyro_flows.inference.table import summarise
+
+        return summarise(self, interval)
+
+    def to_arviz(self, draws: int = 4000, *, predictive: bool = True) -> Any:
+        """The posterior for ArviZ: InferenceData on ArviZ 0.x, DataTree on 1.x.
+
+        Groups: posterior (chain 1, plate names as dims), sample_stats (``log_p``, ``log_q``,
+        ``log_weight``), log_likelihood per observed site, posterior_predictive, observed_data,
+        guide_draws (the raw draws with their weights), training (the curves).
+
+        Args:
+            draws: number of draws.
+            predictive: also draw new data for every observed site.
+        """
+        from pyro_flows.inference.export import to_arviz
+
+        return to_arviz(self, draws, predictive=predictive)
+
+    def plot(self) -> Any:
+        """One picture: training curve, weights, intervals. A matplotlib Figure."""
+        values = {name: value.cpu().numpy() for name, value in self.draws(2000).items()}
+        return diagnostics.plot_posterior_overview(
+            self.report.history,
+            self.weights.log_weights,
+            self.khat,
+            values,
+            title=f"{self.verdict.status}: {self._figures()}",
+            elbo=self.elbo,
+            threshold=self.weights.threshold,
+            khat_applicable=self.weights.khat_applicable,
+        )
+
+    def save(self, path: str | Path) -> Path:
+        """Write guide, draws, history and configuration to a directory; see :meth:`load`."""
+        from pyro_flows.inference.saving import save
+
+        return save(self, Path(path))
+
+    @staticmethod
+    def load(path: str | Path, model: Any, *args: Any, **kwargs: Any) -> Posterior:
+        """Read a posterior back; no code in the file is ever run.
+
+        Args:
+            path: what :meth:`save` was given.
+            model: the Pyro model it was fitted to.
+            args, kwargs: the model's arguments; not needed where they were tensors and plain
+                values, which are saved with it.
+
+        Raises:
+            SavedPosteriorError: damaged, of another version, or of another model.
+        """
+        from pyro_flows.inference.saving import load
+
+        return load(Path(path), model, args, kwargs)
+
+    def _figures(self) -> str:
+        khat = f"{self.khat:.2f}" if self.weights.khat_applicable else "n/a"
+        return (
+            f"ELBO {self.elbo:.3f} ± {self.elbo_se:.3f}, log evidence {self.log_evidence:.3f}, "
+            f"k-hat {khat}"
+        )
+
+    def __repr__(self) -> str:
+        sites = ", ".join(
+            f"{name}{list(site['value'].shape) if site['value'].dim() else ''}"
+            for name, site in self.guide.prototype_trace.iter_stochastic_nodes()
+        )
+        lines = [
+            str(self.verdict),
+            f"ELBO {self.elbo:.4f} ± {self.elbo_se:.4f}, log evidence {self.log_evidence:.4f} ± "
+            f"{self.log_evidence_se:.4f}",
+            f"Sites: {sites}",
+            f"Cost: {self.cost['gradients']:,} gradients, {self.report.steps} steps, "
+            f"{self.cost['seconds']:.1f} s (stopped: {self.report.stop_reason})",
+        ]
+        if self.log_joint.mode != "captured":
+            why = f" ({self.log_joint.why})" if self.log_joint.why else ""
+            lines.append(f"Log joint: {self.log_joint.mode}{why}")
+        if self.report.non_finite:
+            lines.append(f"Non-finite particles left out of gradients: {self.report.non_finite}")
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        colour = {"reliable": "#2a7f3f", "corrected": "#8a6d00", "not reliable": "#b3261e"}
+        first, *rest = repr(self).split("\n")
+        return (
+            f"<div><b style='color:{colour[self.verdict.status]}'>{html.escape(first)}</b>"
+            f"<pre>{html.escape(chr(10).join(rest))}</pre>{self.summary().to_html()}</div>"
+        )

@@ -1,0 +1,191 @@
+# Copyright Contributors to the pyro_flows project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""A posterior on disk: plain tensors, arrays and JSON, read back without running anything."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+import zipfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import pyro_flows
+from pyro_flows.diagnostics import Verdict, importance_weights
+from pyro_flows.errors import ModelError, SavedPosteriorError
+from pyro_flows.guides import AutoFlow, LogJoint
+from pyro_flows.training import Report
+
+if TYPE_CHECKING:
+    from pyro_flows.inference.posterior import Posterior
+
+FORMAT = 1
+FILES = ("posterior.json", "guide.pt", "arrays.npz")
+
+
+def save(posterior: Posterior, path: Path) -> Path:
+    """See :meth:`Posterior.save`."""
+    guide = posterior.guide
+    if not isinstance(guide, AutoFlow):
+        raise SavedPosteriorError(
+            f"Posterior.save expected an AutoFlow guide, but got {type(guide).__name__}. Save its "
+            "state_dict yourself: torch.save(posterior.guide.state_dict(), path)."
+        )
+    plain = _is_plain((posterior.args, posterior.kwargs))
+    config = {
+        "format": FORMAT,
+        "pyro_flows": pyro_flows.__version__,
+        "flow": guide.flow_name,
+        "sites": _sites(guide),
+        "seed": posterior.seed,
+        "cost": posterior.cost,
+        "verdict": asdict(posterior.verdict),
+        "report": {k: v for k, v in asdict(posterior.report).items() if k != "history"},
+        "arguments_saved": plain,
+    }
+    arrays = {
+        "z": posterior.pool.z,
+        "log_p": posterior.pool.log_p,
+        "log_q": posterior.pool.log_q,
+        **{f"history_{k}": v for k, v in posterior.report.history.items()},
+    }
+    tensors = {"guide": guide.state_dict()}
+    if plain:
+        tensors["arguments"] = {"args": list(posterior.args), "kwargs": dict(posterior.kwargs)}
+    # Written beside and moved into place, so that an interrupted save loses nothing.
+    draft = path.with_name(path.name + ".partial")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    (draft / FILES[0]).write_text(json.dumps(config, indent=1), encoding="utf-8")
+    torch.save(tensors, draft / FILES[1])
+    np.savez_compressed(draft / FILES[2], **arrays)
+    if path.exists():
+        if not (path / FILES[0]).exists():
+            shutil.rmtree(draft)
+            raise SavedPosteriorError(
+                f"Posterior.save expected a new name or an older posterior, but {path} is "
+                "something else. Choose another name."
+            )
+        shutil.rmtree(path)
+    draft.rename(path)
+    return path
+
+
+def load(path: Path, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Posterior:
+    """See :meth:`Posterior.load`."""
+    from pyro_flows.inference.posterior import Pool, Posterior
+
+    config, tensors, arrays = _read(path)
+    if not args and not kwargs:
+        if not config["arguments_saved"]:
+            raise SavedPosteriorError(
+                f"{path} was fitted to arguments that aren't plain tensors and values, so they "
+                "weren't saved. Pass them: Posterior.load(path, model, *args, **kwargs)."
+            )
+        saved = tensors["arguments"]
+        args, kwargs = tuple(saved["args"]), saved["kwargs"]
+    if config["flow"] is None:
+        raise SavedPosteriorError(
+            f"{path} holds a flow that has no registered name, so it can't be built again. "
+            "Register its constructor (@flows.register_flow) and fit with flow='name'."
+        )
+    guide = AutoFlow(model, config["flow"])
+    try:
+        guide.setup(*args, **kwargs)
+        found = _sites(guide)
+    except (ModelError, TypeError) as error:
+        raise SavedPosteriorError(
+            f"{path} was fitted to a model with the sites {config['sites']}, but the given model "
+            f"can't be run with the saved arguments ({error}). Pass the model it was fitted to."
+        ) from error
+    if found != config["sites"]:
+        raise SavedPosteriorError(
+            f"{path} was fitted to a model with the sites {config['sites']}, but the given model "
+            f"has {found}. Pass the model and arguments it was fitted to."
+        )
+    try:
+        guide.load_state_dict(tensors["guide"])
+    except RuntimeError as error:
+        raise SavedPosteriorError(
+            f"{path} holds parameters of another architecture: {str(error).splitlines()[0]} "
+            "Load it with the version of pyro_flows that wrote it, "
+            f"{config['pyro_flows']} (this is {pyro_flows.__version__})."
+        ) from error
+    guide = guide.to(tensors["guide"][next(iter(dict(guide.named_parameters())))].dtype)
+    pool = Pool(arrays["z"], arrays["log_p"], arrays["log_q"])
+    history = {k[len("history_") :]: v for k, v in arrays.items() if k.startswith("history_")}
+    verdict = config["verdict"]
+    return Posterior(
+        guide=guide,
+        log_joint=LogJoint(model, guide, args, kwargs, through=guide.noncentring),
+        pool=pool,
+        weights=importance_weights(pool.log_p, pool.log_q),
+        verdict=Verdict(verdict["status"], tuple(verdict["reasons"]), tuple(verdict["advice"])),
+        report=Report(**config["report"], history=history),
+        cost=config["cost"],
+        seed=config["seed"],
+        args=args,
+        kwargs=kwargs,
+    )
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    missing = [name for name in FILES if not (path / name).is_file()]
+    if missing:
+        raise SavedPosteriorError(
+            f"Expected a posterior saved by Posterior.save at {path}, a directory with "
+            f"{', '.join(FILES)}, but {', '.join(missing)} is missing. Check the path."
+        )
+    try:
+        config = json.loads((path / FILES[0]).read_text(encoding="utf-8"))
+        # weights_only: tensors and plain containers, never code.
+        tensors = torch.load(path / FILES[1], weights_only=True, map_location="cpu")
+        with np.load(path / FILES[2], allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        if not isinstance(config, dict) or {"z", "log_p", "log_q"} - set(arrays):
+            raise ValueError("incomplete")
+        version = config["format"]
+    except (
+        ValueError,
+        KeyError,
+        RuntimeError,
+        EOFError,
+        OSError,
+        zipfile.BadZipFile,
+        pickle.UnpicklingError,
+    ) as error:
+        raise SavedPosteriorError(
+            f"{path} is damaged, or wasn't written by Posterior.save "
+            f"({type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}). "
+            "Restore it from a copy, or fit again."
+        ) from error
+    if version != FORMAT:
+        raise SavedPosteriorError(
+            f"{path} has format {version}, but this version of pyro_flows "
+            f"({pyro_flows.__version__}) reads format {FORMAT}. Use the version that wrote it, "
+            f"{config.get('pyro_flows')}."
+        )
+    return config, tensors, arrays
+
+
+def _sites(guide: AutoFlow) -> dict[str, list[int]]:
+    return {
+        name: list(site["value"].shape)
+        for name, site in guide.prototype_trace.iter_stochastic_nodes()
+    }
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value can be read back without running code."""
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
+    if isinstance(value, dict):
+        return all(isinstance(k, str) and _is_plain(v) for k, v in value.items())
+    return value is None or isinstance(value, (int, float, str, bool, Tensor))

@@ -1,0 +1,149 @@
+# Copyright Contributors to the pyro_flows project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Laws of value: round trips, log-determinants, precision, range, finiteness."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pyro_flows.testing.case import Case, Pair, directions, double, in_double, jacobian
+from pyro_flows.transforms import Layer
+
+ROUND_TRIP = 100  # times eps times the local condition
+LADJ = {torch.float64: 1e-8, torch.float32: 1e-4}
+
+
+def round_trip(case: Case) -> None:
+    """Forward then inverse gives the value back, and inverse then forward too.
+
+    The error is bounded by 100 eps times the size of the values times the local condition: the
+    spectral norm of the Jacobian of the second map, which blows up the first one's rounding.
+    """
+    layer, context = case.layer(), case.context()
+    exact = directions(in_double(layer), double(context))
+    maps = directions(layer, context)
+    x = case.values(8)
+    for first, second in (("forward", "inverse"), ("inverse", "forward")):
+        with torch.no_grad():
+            y = maps[first](x)[0]
+            back = maps[second](y)[0]
+        slopes = jacobian(exact[second], y.double())
+        condition = torch.linalg.matrix_norm(slopes, ord=2).clamp_min(1)
+        size = torch.maximum(_size(x), _size(y)).clamp_min(1)
+        allowed = ROUND_TRIP * case.eps * condition * size
+        error = _size(back - x)
+        worst = int((error / allowed).nan_to_num(torch.inf).argmax())
+        case.require(
+            (error <= allowed).all(),
+            f"{second}({first}(x)) should be x to {ROUND_TRIP} eps times the local condition, "
+            f"but is {error.flatten()[worst]:.1e} away where {allowed.flatten()[worst]:.1e} is "
+            f"allowed (condition {condition.flatten()[worst]:.1e}).",
+        )
+
+
+def log_det(case: Case) -> None:
+    """``ladj`` is the log-determinant of the Jacobian that autograd finds, in both directions."""
+    layer, context = case.layer(), case.context()
+    x = case.values(4)
+    exact = directions(in_double(layer), double(context))
+    for name, pair in directions(layer, context).items():
+        with torch.no_grad():
+            y, ladj = pair(x)
+        expected = torch.linalg.slogdet(jacobian(exact[name], x.double()))[1]
+        case.require_close(
+            ladj, expected, LADJ[case.dtype], f"the {name} ladj", "autograd's log-determinant"
+        )
+        case.require(
+            y.dtype == ladj.dtype == case.dtype,
+            f"{name} should keep {case.dtype}, but gave {y.dtype} and a ladj of {ladj.dtype}.",
+        )
+
+
+def float32(case: Case) -> None:
+    """In float32 a layer agrees with its float64 copy: ladj to 1e-4 max(1, |ladj|).
+
+    Values agree to 100 eps times the local condition.
+    """
+    layer, context, x = case.layer().float(), case.context(), case.values(16).float()
+    context = None if context is None else context.float()
+    exact = directions(in_double(layer), double(context))
+    eps = torch.finfo(torch.float32).eps
+    for name, pair in directions(layer, context).items():
+        with torch.no_grad():
+            y, ladj = pair(x)
+            y64, ladj64 = exact[name](x.double())
+        case.require_close(
+            ladj, ladj64, LADJ[torch.float32], f"the float32 {name} ladj", "the float64 copy's"
+        )
+        slopes = jacobian(exact[name], x.double())
+        condition = torch.linalg.matrix_norm(slopes, ord=2).clamp_min(1)
+        size = torch.maximum(_size(x), _size(y64)).clamp_min(1)
+        excess = (_size(y.double() - y64) / (ROUND_TRIP * eps * condition * size)).max()
+        case.require(
+            excess <= 1,
+            f"The float32 {name} should agree with its float64 copy to {ROUND_TRIP} eps times the "
+            f"local condition, but is {excess:.1f} times further away.",
+        )
+
+
+def reaches_far(case: Case) -> None:
+    """The range is not saturated: +-1e3 is reached, in both directions."""
+    layer, context = in_double(case.layer()), double(case.one_context())
+    maps = directions(layer, context)
+    ones = torch.ones(case.dim, dtype=torch.float64)
+    target = 1e3 * torch.stack([ones, -ones, ones.cumsum(0).remainder(2) * 2 - 1])
+    for first, second in (("inverse", "forward"), ("forward", "inverse")):
+        with torch.no_grad():
+            there = maps[second](maps[first](target)[0])[0]
+        error = (there - target).abs().max()
+        case.require(
+            error < 1,
+            f"{second} should reach +-1e3, but {second}({first}(+-1e3)) is {error:.3g} away.",
+        )
+
+
+def finite(case: Case) -> None:
+    """Values and parameter gradients are finite at 0, at knots and bounds, at +-1e1 ... +-1e20.
+
+    In float32 to 1e15: the gradient of ``x[0] * w * x[1]`` by ``w`` at 1e20 is no float32.
+    """
+    context, points = case.one_context(), _extremes(case)
+    for layer in (case.fresh(), case.layer()):
+        for name, pair in directions(layer, context).items():
+            if _all_finite(layer, pair, points):
+                continue
+            first = next(x for x in points if not _all_finite(layer, pair, x))
+            case.require(
+                False,
+                f"The {name} value, ladj or a gradient of them is not finite at "
+                f"x = {first[0]:.6g}, ..., {first[-1]:.6g}.",
+            )
+
+
+def _all_finite(layer: Layer, pair: Pair, x: Tensor) -> bool:
+    x = x.clone().requires_grad_()
+    y, ladj = pair(x)
+    found = [y, ladj]
+    if y.requires_grad:
+        inputs = [x, *(p for p in layer.parameters() if p.numel())]
+        found += torch.autograd.grad(y.sum() + ladj.sum(), inputs, allow_unused=True)
+    return all(bool(t.isfinite().all()) for t in found if t is not None)
+
+
+def _extremes(case: Case) -> Tensor:
+    """Zeros, whole and half numbers (knots and bounds of untrained splines), and the far away."""
+    inner = [0.5 * i for i in range(-12, 13)] + [1.25 * i for i in (-3, -1, 1, 3)]
+    powers = (1, 2, 3, 6, 10, 15, 20) if case.dtype == torch.float64 else (1, 2, 3, 6, 10, 15)
+    outer = [s * 10.0**e for e in powers for s in (-1, 1)]
+    numbers = torch.tensor([*inner, *outer], dtype=case.dtype)
+    together = numbers.unsqueeze(-1).expand(-1, case.dim)
+    first, last = torch.zeros_like(together), torch.zeros_like(together)
+    first[:, 0] = numbers
+    last[:, -1] = numbers
+    return torch.cat([together, first, last])
+
+
+def _size(x: Tensor) -> Tensor:
+    return x.detach().abs().amax(-1)

@@ -1,0 +1,470 @@
+# Copyright Contributors to the pyro_flows project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""The log joint is what Pyro's objectives score, for every kind of model and in every mode."""
+
+import pyro
+import pyro.contrib.gp as gp
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro import poutine
+from pyro.distributions import constraints
+from pyro.infer import Trace_ELBO, TraceEnum_ELBO, config_enumerate
+from pyro.nn import PyroModule, PyroParam, PyroSample
+
+from pyro_flows.guides import AutoFlow, LogJoint
+
+DATA = torch.tensor([0.3, -0.4, 1.2, 2.0], dtype=torch.float64)
+X = torch.linspace(-1.0, 1.0, 4, dtype=torch.float64)
+
+
+def hierarchical(data=DATA):
+    loc = pyro.sample("loc", dist.Normal(0.0, 2.0))
+    scale = pyro.sample("scale", dist.LogNormal(0.0, 0.5))
+    with pyro.plate("group", len(data)):
+        x = pyro.sample("x", dist.Normal(loc, scale))
+        pyro.sample("obs", dist.Normal(x, 1.0), obs=data)
+
+
+def nested_plates():
+    with pyro.plate("rows", 2, dim=-2):
+        a = pyro.sample("a", dist.Gamma(2.0, 1.0))
+        with pyro.plate("columns", 4, dim=-1):
+            b = pyro.sample("b", dist.Normal(a, 1.0))
+            pyro.sample("obs", dist.Normal(b, 1.0), obs=DATA.expand(2, 4))
+
+
+def masked():
+    loc = pyro.sample("loc", dist.Normal(0.0, 1.0))
+    with pyro.plate("data", 4), poutine.mask(mask=DATA > 0):
+        x = pyro.sample("x", dist.LogNormal(loc, 1.0))
+        pyro.sample("obs", dist.Normal(x, 1.0), obs=DATA)
+
+
+def partly_observed():
+    loc = pyro.sample("loc", dist.Normal(0.0, 1.0))
+    with pyro.plate("data", 4):
+        pyro.sample("y", dist.Normal(loc, 1.0), obs=DATA, obs_mask=DATA > 0)
+
+
+def scaled():
+    with poutine.scale(scale=0.3):
+        x = pyro.sample("x", dist.Normal(0.0, 1.0))
+    with pyro.plate("data", 4), poutine.scale(scale=2.5):
+        pyro.sample("obs", dist.Normal(x, 1.0), obs=DATA)
+
+
+def dirichlet_categorical():
+    p = pyro.sample("p", dist.Dirichlet(torch.tensor([1.0, 2.0, 3.0], dtype=DATA.dtype)))
+    with pyro.plate("data", 4):
+        pyro.sample("obs", dist.Categorical(p), obs=torch.tensor([0, 2, 2, 1]))
+
+
+def correlated():
+    scale = pyro.sample("scale", dist.HalfCauchy(torch.ones(3, dtype=DATA.dtype)).to_event(1))
+    corr = pyro.sample("corr", dist.LKJCholesky(3, torch.tensor(2.0, dtype=DATA.dtype)))
+    tril = scale.unsqueeze(-1) * corr
+    pyro.sample(
+        "obs", dist.MultivariateNormal(torch.zeros_like(scale), scale_tril=tril), obs=DATA[:3]
+    )
+
+
+def gaussian_process():
+    length = pyro.sample("length", dist.LogNormal(0.0, 0.5))
+    square = (X.unsqueeze(-1) - X).pow(2)
+    covariance = torch.exp(-square / (2 * length**2)) + 0.1 * torch.eye(4, dtype=X.dtype)
+    pyro.sample("y", dist.MultivariateNormal(torch.zeros_like(X), covariance), obs=DATA)
+
+
+def factors():
+    x = pyro.sample("x", dist.Normal(0.0, 1.0))
+    y = pyro.deterministic("twice", 2 * x)
+    pyro.factor("soft", -y.abs())
+    with pyro.plate("data", 4):
+        pyro.factor("each", -(DATA - x).pow(2))
+
+
+def flat():
+    loc = pyro.sample("loc", dist.ImproperUniform(constraints.real, (), ()))
+    cut = pyro.sample("cut", dist.ImproperUniform(constraints.ordered_vector, (), (3,)))
+    with pyro.plate("data", 4):
+        pyro.sample("obs", dist.Normal(loc + cut.sum(), 1.0), obs=DATA)
+
+
+def markov_chain():
+    drift = pyro.sample("drift", dist.LogNormal(-1.0, 0.5))
+    z = torch.zeros((), dtype=DATA.dtype)
+    for t in pyro.markov(range(4)):
+        z = pyro.sample(f"z_{t}", dist.Normal(z, drift))
+        pyro.sample(f"y_{t}", dist.Normal(z, 1.0), obs=DATA[t])
+
+
+def subsampled():
+    loc = pyro.sample("loc", dist.Normal(0.0, 1.0))
+    with pyro.plate("data", 4, subsample_size=2) as index:
+        pyro.sample("obs", dist.Normal(loc, 1.0), obs=DATA[index])
+
+
+def sequential_data():
+    loc = pyro.sample("loc", dist.Normal(0.0, 1.0))
+    for i in pyro.plate("data", 4):
+        pyro.sample(f"obs_{i}", dist.Normal(loc, 1.0), obs=DATA[i])
+
+
+def with_params():
+    loc = pyro.param("prior_loc", torch.tensor(0.5, dtype=DATA.dtype))
+    scale = pyro.param(
+        "prior_scale", torch.tensor(2.0, dtype=DATA.dtype), constraint=constraints.positive
+    )
+    x = pyro.sample("x", dist.Normal(loc, scale))
+    with pyro.plate("data", 4):
+        pyro.sample("obs", dist.Normal(x, 1.0), obs=DATA)
+
+
+class Regression(PyroModule):
+    """A sampled weight, a trained bias."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = PyroModule[torch.nn.Linear](1, 1).double()
+        prior = dist.Normal(torch.zeros(1, 1, dtype=DATA.dtype), 1.0).to_event(2)
+        self.linear.weight = PyroSample(prior)
+        self.sigma = PyroParam(torch.tensor(1.0, dtype=DATA.dtype), constraints.positive)
+
+    def forward(self):
+        mean = self.linear(X.unsqueeze(-1)).squeeze(-1)
+        with pyro.plate("data", 4):
+            pyro.sample("obs", dist.Normal(mean, self.sigma), obs=DATA)
+
+
+def control_flow():
+    x = pyro.sample("x", dist.Normal(0.0, 1.0))
+    scale = 1.0 if x.item() > 0 else 2.0
+    pyro.sample("obs", dist.Normal(x, scale), obs=DATA[0])
+
+
+CAPTURED = [
+    hierarchical, nested_plates, masked, partly_observed, scaled, dirichlet_categorical,
+    correlated, gaussian_process, factors, flat, markov_chain, subsampled,
+]  # fmt: skip
+# A sequential plate reads its indices as numbers.
+VECTORISED = [with_params, Regression, sequential_data]
+SEQUENTIAL = [control_flow]
+
+
+def build(model):
+    return model() if isinstance(model, type) else model
+
+
+def perturbed(guide, size=0.1):
+    with torch.no_grad():
+        for parameter in guide.parameters():
+            parameter.add_(size * torch.randn_like(parameter))
+    return guide
+
+
+def scored(model, guide, elbo_seed=7):
+    """The packed vector of one draw and what Trace_ELBO scores for the model at it."""
+    guide_trace = poutine.trace(guide).get_trace()
+    (name,) = (n for n in guide_trace.nodes if n.endswith("_latent"))
+    z = guide_trace.nodes[name]["value"].detach()
+    torch.manual_seed(elbo_seed)
+    model_trace = poutine.trace(poutine.replay(model, guide_trace)).get_trace()
+    guide_trace.compute_log_prob()
+    jacobian = guide_trace.log_prob_sum() - guide_trace.nodes[name]["log_prob_sum"]
+    return z, (model_trace.log_prob_sum() - jacobian).detach()
+
+
+@pytest.mark.parametrize("model", CAPTURED + VECTORISED + SEQUENTIAL, ids=lambda m: m.__name__)
+def test_equals_what_trace_elbo_scores(model):
+    model = build(model)
+    guide = perturbed(AutoFlow(model).setup())
+    log_joint = LogJoint(model, guide)
+    z, expected = scored(model, guide)
+    for way in (log_joint, LogJoint(model, guide, mode="sequential")):
+        torch.manual_seed(7)
+        got = way(z[None])
+        torch.testing.assert_close(got[0].detach(), expected, atol=1e-9, rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("model", "mode"),
+    [
+        *((m, "captured") for m in CAPTURED),
+        *((m, "vectorised") for m in VECTORISED),
+        *((m, "sequential") for m in SEQUENTIAL),
+    ],
+    ids=lambda v: v if isinstance(v, str) else v.__name__,
+)
+def test_takes_the_fastest_way_that_is_right(model, mode):
+    model = build(model)
+    log_joint = LogJoint(model, AutoFlow(model).setup())
+    assert log_joint.mode == mode, log_joint.why
+    assert bool(log_joint.why) == (mode != "captured")
+    assert log_joint.stochastic == (model is subsampled)
+
+
+@pytest.mark.parametrize("model", CAPTURED, ids=lambda m: m.__name__)
+def test_forced_modes_agree(model):
+    guide = perturbed(AutoFlow(model).setup())
+    z = guide.get_posterior().sample((5,))
+    values = []
+    for mode in ("captured", "vectorised", "sequential"):
+        log_joint = LogJoint(model, guide, mode=mode)
+        rows = z[:1] if model is subsampled else z  # sequential draws a subsample per particle
+        torch.manual_seed(3)
+        values.append(log_joint(rows).detach())
+    torch.testing.assert_close(values[0], values[2], atol=1e-9, rtol=1e-9)
+    torch.testing.assert_close(values[1], values[2], atol=1e-9, rtol=1e-9)
+
+
+@pytest.mark.parametrize("mode", ["captured", "vectorised", "sequential"])
+@pytest.mark.parametrize("model", [hierarchical, correlated, masked], ids=lambda m: m.__name__)
+def test_value_and_grad_is_autograds(model, mode):
+    guide = perturbed(AutoFlow(model).setup())
+    log_joint = LogJoint(model, guide, mode=mode)
+    z = guide.get_posterior().sample((4,)).requires_grad_()
+    value, grad = log_joint.value_and_grad(z)
+    assert not value.requires_grad
+    assert not grad.requires_grad
+    expected = LogJoint(model, guide, mode="sequential")(z)
+    torch.testing.assert_close(value, expected.detach())
+    torch.testing.assert_close(grad, torch.autograd.grad(expected.sum(), z)[0])
+
+
+@pytest.mark.parametrize("mode", ["captured", "vectorised", "sequential"])
+def test_calls_are_differentiable(mode):
+    guide = AutoFlow(hierarchical).setup()
+    z = guide.get_posterior().sample((3,)).requires_grad_()
+    (grad,) = torch.autograd.grad(LogJoint(hierarchical, guide, mode=mode)(z).sum(), z)
+    assert grad.abs().min() > 0
+
+
+def test_gradients_of_the_models_own_parameters():
+    guide = AutoFlow(with_params).setup()
+    log_joint = LogJoint(with_params, guide)
+    assert set(log_joint.parameters) == {"prior_loc", "prior_scale"}
+    z = guide.get_posterior().sample((6,))
+    log_joint.value_and_grad(z)
+    got = {name: leaf.grad.clone() for name, leaf in log_joint.parameters.items()}
+    for leaf in log_joint.parameters.values():
+        leaf.grad = None
+    (-LogJoint(with_params, guide, mode="sequential")(z).mean()).backward()
+    for name, leaf in log_joint.parameters.items():
+        torch.testing.assert_close(got[name], leaf.grad)
+
+
+def test_changed_parameters_change_the_answer():
+    guide = AutoFlow(with_params).setup()
+    log_joint = LogJoint(with_params, guide)
+    z = torch.full((1, 1), 0.3)
+    before = log_joint(z).detach()
+    with torch.no_grad():
+        log_joint.parameters["prior_loc"].add_(1.0)
+    after = log_joint(z).detach()
+    assert not torch.equal(before, after)
+    torch.testing.assert_close(after, LogJoint(with_params, guide, mode="sequential")(z).detach())
+
+
+def test_particles_that_are_not_finite_do_not_spoil_the_rest():
+    def model():
+        x = pyro.sample("x", dist.Normal(0.0, 1.0))
+        pyro.factor("log", torch.log(x))  # nan at negative values
+
+    guide = AutoFlow(model, init_loc_fn=lambda site: torch.tensor(1.0)).setup()
+    log_joint = LogJoint(model, guide)
+    value, grad = log_joint.value_and_grad(torch.tensor([[1.0], [-1.0], [2.0]]))
+    assert torch.isnan(value[1])
+    torch.testing.assert_close(grad[[0, 2], 0], torch.tensor([0.0, -1.5]))
+
+
+@pytest.mark.parametrize("count", [1, 255, 256, 257, 1500])
+def test_chunks_are_filled_up(count):
+    guide = AutoFlow(hierarchical).setup()
+    log_joint = LogJoint(hierarchical, guide)
+    z = guide.get_posterior().sample((count,))
+    got = log_joint.in_chunks(z)
+    assert got.shape == (count,)
+    vectorised = LogJoint(hierarchical, guide, mode="vectorised")
+    torch.testing.assert_close(got, vectorised(z).detach())
+
+
+def test_a_captured_subsample_is_drawn_anew():
+    guide = AutoFlow(subsampled).setup()
+    log_joint = LogJoint(subsampled, guide)
+    assert log_joint.stochastic
+    z = torch.zeros(2, 1)
+    values = {round(float(log_joint(z)[0]), 6) for _ in range(30)}
+    assert 1 < len(values) <= 6  # pairs out of four
+    value = log_joint(z)
+    assert value[0] == value[1]  # one subsample for all particles
+
+
+def test_choosing_leaves_the_random_state():
+    guide = AutoFlow(subsampled).setup()
+    state = torch.get_rng_state()
+    LogJoint(subsampled, guide)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_arguments_of_the_model():
+    guide = AutoFlow(hierarchical).setup(DATA + 1)
+    z = torch.zeros(1, guide.latent_dim)
+    first = LogJoint(hierarchical, guide, (DATA + 1,))(z)
+    second = LogJoint(hierarchical, guide, (), {"data": DATA + 1})(z)
+    third = LogJoint(hierarchical, guide, (DATA,))(z)
+    assert torch.equal(first, second)
+    assert not torch.equal(first, third)
+
+
+def test_a_pyro_gaussian_process():
+    kernel = gp.kernels.RBF(input_dim=1)
+    kernel.lengthscale = PyroSample(dist.LogNormal(torch.tensor(0.0, dtype=DATA.dtype), 0.5))
+    model = gp.models.GPRegression(X.unsqueeze(-1), DATA, kernel, noise=torch.tensor(0.5)).double()
+    guide = perturbed(AutoFlow(model.model).setup())
+    log_joint = LogJoint(model.model, guide)
+    z, expected = scored(model.model, guide)
+    torch.testing.assert_close(log_joint(z[None])[0].detach(), expected, atol=1e-8, rtol=1e-8)
+    assert "kernel.variance" in " ".join(log_joint.parameters)
+
+
+# Enumerated sites.
+
+
+@config_enumerate
+def enumerated_local():
+    p = pyro.sample("p", dist.Beta(2.0, 2.0))
+    low = pyro.sample("low", dist.Normal(-1.0, 1.0))
+    with pyro.plate("data", 4):
+        z = pyro.sample("z", dist.Bernoulli(p))
+        pyro.sample("obs", dist.Normal(low + 2 * z, 1.0), obs=DATA)
+
+
+@config_enumerate
+def enumerated_global():
+    low = pyro.sample("low", dist.Normal(-1.0, 1.0))
+    z = pyro.sample("z", dist.Bernoulli(0.3))
+    with pyro.plate("data", 4):
+        pyro.sample("obs", dist.Normal(low + 2 * z, 1.0), obs=DATA)
+
+
+@config_enumerate
+def enumerated_mixture():
+    weights = pyro.sample("weights", dist.Dirichlet(torch.ones(3, dtype=DATA.dtype)))
+    scale = pyro.sample("scale", dist.LogNormal(0.0, 1.0))
+    locs = torch.tensor([-1.0, 0.0, 1.0], dtype=DATA.dtype)
+    with pyro.plate("data", 4):
+        z = pyro.sample("z", dist.Categorical(weights))
+        pyro.sample("obs", dist.Normal(locs[z], scale), obs=DATA)
+
+
+def enumerated_scaled():
+    with poutine.scale(scale=2.5):
+        enumerated_local()
+
+
+def enumerated_scaled_plate():
+    p = pyro.sample("p", dist.Beta(2.0, 2.0))
+    with pyro.plate("data", 4), poutine.scale(scale=0.4):
+        z = pyro.sample("z", dist.Bernoulli(p), infer={"enumerate": "parallel"})
+        pyro.sample("obs", dist.Normal(2 * z, 1.0), obs=DATA)
+
+
+def enumerated_masked():
+    p = pyro.sample("p", dist.Beta(2.0, 2.0))
+    with pyro.plate("data", 4), poutine.mask(mask=DATA > 0):
+        z = pyro.sample("z", dist.Bernoulli(p), infer={"enumerate": "parallel"})
+        pyro.sample("obs", dist.Normal(2 * z, 1.0), obs=DATA)
+
+
+def enumerated_subsampled():
+    p = pyro.sample("p", dist.Beta(2.0, 2.0))
+    with pyro.plate("data", 4, subsample_size=2) as index:
+        z = pyro.sample("z", dist.Bernoulli(p), infer={"enumerate": "parallel"})
+        pyro.sample("obs", dist.Normal(2 * z, 1.0), obs=DATA[index])
+
+
+@config_enumerate
+def hidden_markov():
+    stay = pyro.sample("stay", dist.Beta(5.0, 2.0))
+    loc = pyro.sample("loc", dist.Normal(1.0, 1.0))
+    z = torch.tensor(0)
+    for t in pyro.markov(range(4)):
+        p = torch.where(z == 1, stay, 1 - stay)
+        z = pyro.sample(f"z_{t}", dist.Bernoulli(p)).long()
+        pyro.sample(f"y_{t}", dist.Normal(loc * z, 1.0), obs=DATA[t])
+
+
+@config_enumerate
+def local_latents_and_switches():
+    p = pyro.sample("p", dist.Beta(2.0, 2.0))
+    with pyro.plate("data", 4):
+        x = pyro.sample("x", dist.LogNormal(0.0, 1.0))
+        z = pyro.sample("z", dist.Bernoulli(p))
+        pyro.sample("obs", dist.Normal(x * z, 1.0), obs=DATA)
+
+
+ENUMERATED = [
+    enumerated_local, enumerated_global, enumerated_mixture, enumerated_scaled,
+    enumerated_scaled_plate, enumerated_masked, enumerated_subsampled, hidden_markov,
+    local_latents_and_switches,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("model", ENUMERATED, ids=lambda m: m.__name__)
+def test_enumerated_equals_what_traceenum_elbo_scores(model):
+    guide = perturbed(AutoFlow(model).setup())
+    log_joint = LogJoint(model, guide)
+    z = guide.get_posterior().sample()
+    values = guide.unpack(z[None])
+
+    def fixed():
+        """A guide that says z and has log density 0: the loss is minus the model's score."""
+        for name, stack in guide._cond_indep_stacks.items():
+            value, site = values[name][0], guide.prototype_trace.nodes[name]
+            plates = [pyro.plate(f.name, f.size, dim=f.dim) for f in stack]
+            with poutine.block(hide_types=["plate"]):
+                fn = dist.Delta(value, event_dim=site["fn"].event_dim)
+                if plates:
+                    with plates[0]:
+                        pyro.sample(name, fn)
+                else:
+                    pyro.sample(name, fn)
+
+    torch.manual_seed(7)
+    with torch.no_grad():
+        score = -TraceEnum_ELBO(max_plate_nesting=1).loss(model, fixed)
+        jacobian = guide._flow.log_prob(z) - guide.log_prob({n: v[0] for n, v in values.items()})
+        torch.manual_seed(7)
+        got = log_joint(z[None])[0]
+    assert float(got) == pytest.approx(score + float(jacobian), abs=1e-8)
+
+
+@pytest.mark.parametrize(
+    "model", [m for m in ENUMERATED if m is not enumerated_subsampled], ids=lambda m: m.__name__
+)
+def test_enumerated_particles_are_kept_apart(model):
+    guide = perturbed(AutoFlow(model).setup())
+    log_joint = LogJoint(model, guide)
+    z = guide.get_posterior().sample((5,))
+    rows = torch.cat([log_joint(row[None]) for row in z])
+    torch.testing.assert_close(log_joint(z), rows)
+    sequential = LogJoint(model, guide, mode="sequential")
+    torch.testing.assert_close(sequential(z), rows)
+    value, grad = log_joint.value_and_grad(z)
+    torch.testing.assert_close(value, rows.detach())
+    z.requires_grad_()
+    torch.testing.assert_close(grad, torch.autograd.grad(sequential(z).sum(), z)[0])
+
+
+def test_elbo_through_the_log_joint_is_trace_elbos():
+    guide = perturbed(AutoFlow(hierarchical).setup())
+    elbo = Trace_ELBO(num_particles=16, vectorize_particles=True, max_plate_nesting=1)
+    pyro.set_rng_seed(1)
+    loss = elbo.loss(hierarchical, guide)
+    pyro.set_rng_seed(1)
+    with torch.no_grad():
+        z, log_q = guide.get_posterior().expand([16, 1]).rsample_and_log_prob()
+        expected = -(LogJoint(hierarchical, guide)(z[:, 0]) - log_q[:, 0]).mean()
+    assert loss == pytest.approx(float(expected), abs=1e-9)

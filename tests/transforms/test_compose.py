@@ -1,0 +1,118 @@
+# Copyright Contributors to the pyro_flows project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Composition, elementwise layers, inverses."""
+
+import re
+
+import pyro.distributions as dist
+import pytest
+import torch
+
+from pyro_flows.errors import ShapeError
+from pyro_flows.transforms import (
+    Affine,
+    AffineCoupling,
+    Chain,
+    CholeskyAffine,
+    Compose,
+    Elementwise,
+    Permute,
+    RationalQuadraticSpline,
+    Shift,
+)
+
+
+def test_layers_run_first_to_last():
+    shift, order = CholeskyAffine(2), Permute(2)
+    shift.set(loc=torch.tensor([1.0, 0.0]))
+    assert Compose([shift, order])(torch.zeros(2)).tolist() == [0.0, 1.0]
+    assert Compose([order, shift])(torch.zeros(2)).tolist() == [1.0, 0.0]
+
+
+def test_context_goes_to_those_that_take_one():
+    flow = Compose([AffineCoupling(2, context_dim=3), Permute(2), AffineCoupling(2)])
+    assert flow.context_dim == 3
+    y, ladj = flow.forward_and_ladj(torch.zeros(2), torch.zeros(5, 3))
+    assert y.shape == (5, 2)
+    assert ladj.shape == (5,)
+
+
+def test_compositions_nest():
+    inner = Compose([CholeskyAffine(2), Permute(2)])
+    flow = Compose([inner, inner.inv])
+    x = torch.randn(4, 2)
+    assert torch.allclose(flow(x), x)
+    assert sum(1 for _ in flow.parameters()) == 3
+
+
+@pytest.mark.parametrize(
+    ("layers", "text"),
+    [
+        ([], "got dims [] and context_dims []"),
+        ([Permute(2), Permute(3)], "got dims [2, 3] and context_dims []"),
+        (
+            [AffineCoupling(2, context_dim=1), AffineCoupling(2, context_dim=4)],
+            "got dims [2] and context_dims [1, 4]",
+        ),
+    ],
+)
+def test_sizes_must_agree(layers, text):
+    with pytest.raises(ShapeError, match=re.escape(text)) as caught:
+        Compose(layers)
+    assert str(caught.value).startswith("Compose expected at least one layer, one common dim")
+    assert str(caught.value).endswith("Build all layers with the same sizes.")
+
+
+def test_only_layers_compose():
+    with pytest.raises(ShapeError, match="expected pyro_flows layers, but got ExpTransform"):
+        Compose([dist.transforms.ExpTransform()])
+
+
+def test_elementwise_moves_each_coordinate_by_itself():
+    layer = Elementwise(3, RationalQuadraticSpline(bins=4))
+    for p in layer.parameters():
+        p.data.normal_()
+    jacobian = torch.func.jacrev(layer)(torch.randn(3))
+    assert torch.equal(jacobian, torch.diag(jacobian.diagonal()))
+    assert (jacobian.diagonal() > 0).all()
+
+
+def test_elementwise_under_context():
+    layer = Elementwise(3, Affine(), context_dim=2, hidden_dims=())
+    for p in layer.parameters():
+        p.data.normal_()
+    y, _ = layer.forward_and_ladj(torch.zeros(3), torch.randn(5, 2))
+    assert y.shape == (5, 3)
+    assert (y[0] != y[1]).all()
+
+
+def test_elementwise_is_printed():
+    assert repr(Elementwise(2, Shift())).startswith("Elementwise(\n  dim=2, univariate=Shift()")
+
+
+def test_chain_adds_up():
+    chain = Chain((RationalQuadraticSpline(4), Affine(), Shift()))
+    assert chain.num_parameters == 11 + 2 + 1
+    params = torch.randn(3, 14)
+    x = torch.randn(3)
+    y, ladj = chain.forward_and_ladj(x, params)
+    a, first = RationalQuadraticSpline(4).forward_and_ladj(x, params[:, :11])
+    b, second = Affine().forward_and_ladj(a, params[:, 11:13])
+    assert torch.allclose(y, b + params[:, 13])
+    assert torch.allclose(ladj, first + second)
+
+
+@pytest.mark.parametrize("univariate", [Shift(), Affine(), RationalQuadraticSpline()])
+def test_univariates_are_values(univariate):
+    """Equal by their settings and hashable, so that two layers of one kind compare and print."""
+    assert univariate == type(univariate)()
+    assert hash(univariate) == hash(type(univariate)())
+
+
+def test_inverses_are_equal_by_their_layer():
+    layer = CholeskyAffine(2)
+    assert layer.inv == layer.inv
+    assert layer.inv != CholeskyAffine(2).inv
+    assert len({layer.inv, layer.inv}) == 1
+    assert layer.inv.inv is layer
