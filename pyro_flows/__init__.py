@@ -4,11 +4,10 @@
 """Normalizing flows for Pyro: guides, layers, density, judged posteriors."""
 
 from pyro_flows import distributions, flows, transforms
+from pyro_flows._version import __version__
 from pyro_flows.distributions import Flow
 from pyro_flows.guides import AutoFlow
 from pyro_flows.inference import FlowVI, Posterior, warm_start
-
-__version__ = "0.1.0"
 
 __all__ = [
     "AutoFlow",

@@ -40,7 +40,7 @@ def _interleaved(dim):
 
 
 def _order(dim):
-    return torch.randperm(dim, generator=torch.Generator().manual_seed(1))
+    return torch.randperm(dim, generator=torch.Generator("cpu").manual_seed(1), device="cpu")
 
 
 def _coupling(univariate):

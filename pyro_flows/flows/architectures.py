@@ -12,7 +12,6 @@ from pyro_flows.flows.registry import register_flow
 from pyro_flows.ops import alternating_masks
 from pyro_flows.transforms import (
     Affine,
-    Chain,
     Coupling,
     Elementwise,
     Layer,

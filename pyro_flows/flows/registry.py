@@ -26,7 +26,8 @@ def register_flow(name: str) -> Callable[[Constructor], Constructor]:
     Example:
         >>> @flows.register_flow("one_coupling")
         ... def one_coupling(dim, context_dim=0):
-        ...     return distributions.Flow([transforms.AffineCoupling(dim, context_dim=context_dim)])
+        ...     layer = transforms.AffineCoupling(dim, context_dim=context_dim)
+        ...     return distributions.Flow([layer])
         >>> flows.make("one_coupling", 3).dim
         3
     """
@@ -86,7 +87,9 @@ def make(
     check_name(name)
     constructor = _constructors.get(name)
     if constructor is None:
-        constructor = next(p for p in entry_points(group="pyro_flows.flows") if p.name == name).load()
+        constructor = next(
+            p for p in entry_points(group="pyro_flows.flows") if p.name == name
+        ).load()
     if levels is not None and "levels" in inspect.signature(constructor).parameters:
         options["levels"] = levels
     return constructor(dim, context_dim, **options)

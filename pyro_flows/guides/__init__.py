@@ -6,6 +6,13 @@
 from pyro_flows.guides.auto_flow import AutoFlow
 from pyro_flows.guides.initialization import init_to_median_or_feasible
 from pyro_flows.guides.log_joint import LogJoint
-from pyro_flows.guides.unpack import constrain, unconstrain
+from pyro_flows.guides.unpack import constrain, named_sites, unconstrain
 
-__all__ = ["AutoFlow", "LogJoint", "constrain", "init_to_median_or_feasible", "unconstrain"]
+__all__ = [
+    "AutoFlow",
+    "LogJoint",
+    "constrain",
+    "init_to_median_or_feasible",
+    "named_sites",
+    "unconstrain",
+]

@@ -89,7 +89,7 @@ class LogJoint:
         self.stochastic = self._is_stochastic()
         self.mode: Mode = mode or self._choose()
 
-    def run_model(self) -> poutine.Trace:
+    def run_model(self) -> Any:
         """Trace the model once, latents at the guide's start."""
         return structure.trace_model(self.guide.model, *self.args, **self.kwargs)
 

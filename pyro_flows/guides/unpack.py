@@ -47,6 +47,12 @@ def constrain(guide: AutoContinuous, latent: Tensor) -> Iterator[tuple[str, Any,
         )
 
 
+def named_sites(guide: AutoContinuous) -> list[tuple[str, Any]]:
+    """Name and prototype site of every latent, in packing order."""
+    trace: Any = guide.prototype_trace
+    return list(trace.iter_stochastic_nodes())
+
+
 def unconstrain(guide: AutoContinuous, values: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     """Pack constrained values into the guide's vector.
 

@@ -15,8 +15,8 @@ from pyro import poutine
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
-import pyro_flows
 from pyro_flows import diagnostics
+from pyro_flows._version import __version__
 from pyro_flows.guides import structure
 from pyro_flows.guides.enumeration import Substitute
 from pyro_flows.inference.randomness import seeded
@@ -102,7 +102,7 @@ def run_per_draw(posterior: Posterior, values: Values, read: Any) -> Values:
             return {k: torch.stack([row[k] for row in rows]) for k in rows[0]}
 
 
-def _trace(joint: Any, row: Values, model: Any = None) -> poutine.Trace:
+def _trace(joint: Any, row: Values, model: Any = None) -> Any:
     with poutine.block(), Substitute(row):
         return poutine.trace(model or joint.model).get_trace(*joint.args, **joint.kwargs)
 
@@ -134,7 +134,7 @@ def _with_chain(values: Values) -> dict[str, NDArray[Any]]:
     return {name: value.detach().cpu().numpy()[None] for name, value in values.items()}
 
 
-def _dims(trace: poutine.Trace) -> dict[str, list[str]]:
+def _dims(trace: Any) -> dict[str, list[str]]:
     """Names of the axes of every site: its plates', then ``site_dim_i`` for the event."""
     result = {}
     for name, site in trace.nodes.items():
@@ -161,7 +161,7 @@ def _attributes(posterior: Posterior) -> dict[str, Any]:
     weights = posterior.weights
     return {
         "inference_library": "pyro_flows",
-        "inference_library_version": pyro_flows.__version__,
+        "inference_library_version": __version__,
         "pyro_version": pyro.__version__,
         "torch_version": torch.__version__,
         "verdict": posterior.verdict.status,
@@ -182,5 +182,3 @@ def _attributes(posterior: Posterior) -> dict[str, Any]:
         "log_joint": posterior.log_joint.mode,
         "guide": type(posterior.guide).__name__,
     }
-
-

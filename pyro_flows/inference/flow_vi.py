@@ -96,7 +96,8 @@ class FlowVI:
         """Fit the model to these arguments.
 
         Args:
-            args, kwargs: the model's arguments.
+            *args: the model's arguments.
+            **kwargs: the same.
 
         Returns:
             The posterior, judged. After Ctrl-C the best so far.
@@ -155,8 +156,8 @@ class FlowVI:
             _, log_p, _ = objective.draw(256)
             if not bool(torch.isfinite(log_p).any()):
                 raise InfeasibleModelError(
-                    "The model's log density is not finite at any of 256 draws of the guide. Check "
-                    "supports, scales and data, or start the guide elsewhere (init_loc_fn)."
+                    "The model's log density is not finite at any of 256 draws of the guide. "
+                    "Check supports, scales and data, or start the guide elsewhere (init_loc_fn)."
                 )
             return None
         try:
@@ -206,7 +207,8 @@ def _cycles(num_steps: int | None, max_steps: int) -> list[int]:
     """One cycle of ``num_steps``; or 500, 1000, 2000, ... within ``max_steps``."""
     if num_steps is not None:
         return [num_steps]
-    cycles, steps = [], min(500, max_steps)
+    cycles: list[int] = []
+    steps = min(500, max_steps)
     while sum(cycles) + steps <= max_steps:
         cycles.append(steps)
         steps *= 2
@@ -241,8 +243,10 @@ def _faults(
         plates = structure.subsampled_plates(
             structure.trace_model(guide.model, *log_joint.args, **log_joint.kwargs)
         )
-        what = f"plate {', '.join(map(repr, plates))} is subsampled" if plates else (
-            "the model draws random numbers of its own"
+        what = (
+            f"plate {', '.join(map(repr, plates))} is subsampled"
+            if plates
+            else ("the model draws random numbers of its own")
         )
         faults.append(
             (
@@ -267,20 +271,22 @@ def _faults(
 def _sites_of(guide: AutoContinuous, coordinates: Tensor) -> list[str]:
     """Names of the sites that the marked coordinates of the packed vector belong to."""
     marks = coordinates.to(dtype=torch.float64)
-    return [
-        site["name"]
-        for site, values in AutoContinuous._unpack_latent(guide, marks)
-        if bool((values > 0).any())
-    ] if not getattr(guide, "_active", None) else [
-        site["name"]
-        for site, values in guide._unpack_latent(marks + 1.0)
-        if bool((values == 2.0).any())
-    ]
+    return (
+        [
+            site["name"]
+            for site, values in AutoContinuous._unpack_latent(guide, marks)
+            if bool((values > 0).any())
+        ]
+        if not getattr(guide, "_active", None)
+        else [
+            site["name"]
+            for site, values in guide._unpack_latent(marks + 1.0)
+            if bool((values == 2.0).any())
+        ]
+    )
 
 
-def _missed_modes(
-    objective: Objective, start: Gaussian | None, weights: ImportanceWeights
-) -> str:
+def _missed_modes(objective: Objective, start: Gaussian | None, weights: ImportanceWeights) -> str:
     """Maxima found by the warm start that carry mass, and that the guide almost never visits."""
     if start is None or start.modes is None or start.mode_evidence is None:
         return ""

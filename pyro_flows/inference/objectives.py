@@ -51,8 +51,10 @@ class Objective:
         self._heldout: Tensor | None = None
         self._inner: Flow | None = None
         if isinstance(guide, AutoFlow):
-            layers = list(guide.get_transform().layers)
-            self._inner = Flow(layers if guide.noncentring is None else layers[:-1], guide._flow.base)
+            layers: list[Any] = list(guide.get_transform().layers)
+            self._inner = Flow(
+                layers if guide.noncentring is None else layers[:-1], guide._flow.base
+            )
             with torch.no_grad():
                 self._heldout = guide.get_base_dist().sample((heldout,))
         self._count = heldout
@@ -130,7 +132,7 @@ class Objective:
 
     @torch.no_grad()
     def log_weight(self, x: Tensor) -> Tensor:
-        """log p - log q at points of the log joint's coordinates, ``(n, D)`` to ``(n,)``."""
+        """Give log p - log q at points ``(n, D)`` in the log joint's coordinates."""
         if self._inner is None:
             log_q = self.guide.get_posterior(*self.args, **self.kwargs).log_prob(x)
         else:

@@ -19,7 +19,7 @@ from torch import Tensor
 from pyro_flows import diagnostics
 from pyro_flows.diagnostics import ImportanceWeights, Verdict
 from pyro_flows.errors import GuideError
-from pyro_flows.guides import LogJoint, constrain
+from pyro_flows.guides import LogJoint, constrain, named_sites
 from pyro_flows.inference.randomness import seeded
 from pyro_flows.training import Report
 
@@ -113,7 +113,7 @@ class Posterior:
 
     @property
     def khat(self) -> float:
-        """Pareto k-hat of the importance weights: whether correction works, not whether q is right.
+        """Pareto k-hat of the weights: whether correction works, not whether q is right.
 
         0 where the weights are constant.
         """
@@ -287,8 +287,9 @@ class Posterior:
         Args:
             path: what :meth:`save` was given.
             model: the Pyro model it was fitted to.
-            args, kwargs: the model's arguments; not needed where they were tensors and plain
-                values, which are saved with it.
+            *args: the model's arguments; not needed where all were tensors and plain values,
+                which are saved with the posterior.
+            **kwargs: the same.
 
         Raises:
             SavedPosteriorError: damaged, of another version, or of another model.
@@ -307,7 +308,7 @@ class Posterior:
     def __repr__(self) -> str:
         sites = ", ".join(
             f"{name}{list(site['value'].shape) if site['value'].dim() else ''}"
-            for name, site in self.guide.prototype_trace.iter_stochastic_nodes()
+            for name, site in named_sites(self.guide)
         )
         lines = [
             str(self.verdict),

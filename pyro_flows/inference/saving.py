@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import pyro_flows
+from pyro_flows._version import __version__
 from pyro_flows.diagnostics import Verdict, importance_weights
 from pyro_flows.errors import ModelError, SavedPosteriorError
-from pyro_flows.guides import AutoFlow, LogJoint
+from pyro_flows.guides import AutoFlow, LogJoint, named_sites
 from pyro_flows.training import Report
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def save(posterior: Posterior, path: Path) -> Path:
     plain = _is_plain((posterior.args, posterior.kwargs))
     config = {
         "format": FORMAT,
-        "pyro_flows": pyro_flows.__version__,
+        "pyro_flows": __version__,
         "flow": guide.flow_name,
         "sites": _sites(guide),
         "seed": posterior.seed,
@@ -65,7 +65,7 @@ def save(posterior: Posterior, path: Path) -> Path:
     draft.mkdir(parents=True)
     (draft / FILES[0]).write_text(json.dumps(config, indent=1), encoding="utf-8")
     torch.save(tensors, draft / FILES[1])
-    np.savez_compressed(draft / FILES[2], **arrays)
+    np.savez_compressed(draft / FILES[2], **arrays)  # type: ignore[arg-type]
     if path.exists():
         if not (path / FILES[0]).exists():
             shutil.rmtree(draft)
@@ -116,7 +116,7 @@ def load(path: Path, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) 
         raise SavedPosteriorError(
             f"{path} holds parameters of another architecture: {str(error).splitlines()[0]} "
             "Load it with the version of pyro_flows that wrote it, "
-            f"{config['pyro_flows']} (this is {pyro_flows.__version__})."
+            f"{config['pyro_flows']} (this is {__version__})."
         ) from error
     guide = guide.to(tensors["guide"][next(iter(dict(guide.named_parameters())))].dtype)
     pool = Pool(arrays["z"], arrays["log_p"], arrays["log_q"])
@@ -169,17 +169,14 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     if version != FORMAT:
         raise SavedPosteriorError(
             f"{path} has format {version}, but this version of pyro_flows "
-            f"({pyro_flows.__version__}) reads format {FORMAT}. Use the version that wrote it, "
+            f"({__version__}) reads format {FORMAT}. Use the version that wrote it, "
             f"{config.get('pyro_flows')}."
         )
     return config, tensors, arrays
 
 
 def _sites(guide: AutoFlow) -> dict[str, list[int]]:
-    return {
-        name: list(site["value"].shape)
-        for name, site in guide.prototype_trace.iter_stochastic_nodes()
-    }
+    return {name: list(site["value"].shape) for name, site in named_sites(guide)}
 
 
 def _is_plain(value: Any) -> bool:

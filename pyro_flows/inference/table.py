@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyro_flows.diagnostics import psislw
+from pyro_flows.guides import named_sites
 
 if TYPE_CHECKING:
     from pyro_flows.inference.posterior import Posterior
@@ -34,8 +35,15 @@ def summarise(posterior: Posterior, interval: float) -> Any:
         log_w = np.full(len(z), -np.log(len(z)))
     w = np.exp(log_w - np.logaddexp.reduce(log_w))
     low, high = (1 - interval) / 2, (1 + interval) / 2
-    columns = ["mean", "sd", f"{low:.1%}".replace(".0%", "%"), "median",
-               f"{high:.1%}".replace(".0%", "%"), "mcse_mean", "khat"]
+    columns = [
+        "mean",
+        "sd",
+        f"{low:.1%}".replace(".0%", "%"),
+        "median",
+        f"{high:.1%}".replace(".0%", "%"),
+        "mcse_mean",
+        "khat",
+    ]
     khats = _khats(posterior)
     rows, names, column = [], [], 0
     for name, values in posterior._constrained(z).items():
@@ -69,12 +77,12 @@ def _khats(posterior: Posterior) -> dict[str, list[float]]:
     base = posterior.khat
     parameter = next(guide.parameters())
     with torch.no_grad():
-        parts = torch.vmap(
-            lambda row: {site["name"]: u for site, u in guide._unpack_latent(row)}
-        )(torch.as_tensor(z).to(parameter))
+        parts = torch.vmap(lambda row: {site["name"]: u for site, u in guide._unpack_latent(row)})(
+            torch.as_tensor(z).to(parameter)
+        )
     result = {}
     count = 0
-    for name, site in guide.prototype_trace.iter_stochastic_nodes():
+    for name, site in named_sites(guide):
         h = parts[name].cpu().double().numpy().reshape(len(z), -1)
         size = max(1, site["value"].numel())
         tails = []
@@ -88,5 +96,3 @@ def _khats(posterior: Posterior) -> dict[str, list[float]]:
         # A simplex or a Cholesky factor has more elements than coordinates: the worst stands.
         result[name] = tails if len(tails) == size else [max(tails, default=base)] * size
     return result
-
-

@@ -72,7 +72,8 @@ def warm_start(guide: AutoFlow, *args: Any, **kwargs: Any) -> Gaussian:
 
     Args:
         guide: an ``AutoFlow``; set up here if it isn't.
-        args, kwargs: the model's arguments.
+        *args: the model's arguments.
+        **kwargs: the same.
 
     Returns:
         The Gaussian, with what it cost.
@@ -116,8 +117,8 @@ def find_gaussian(log_joint: LogJoint, guide: AutoFlow) -> Gaussian:
     if layer is None:
         best = _search(log_joint, Gaussian(loc, scale))
     else:
-        best, cost = None, 0
-        centred = torch.ones_like(layer.centring)
+        cost, best = 0, Gaussian(loc, scale)
+        centred = torch.ones(layer.dim).to(loc)
         x = layer(loc)
         for degree in (centred, 1 - centred):
             layer.set_centring(degree)
@@ -125,10 +126,10 @@ def find_gaussian(log_joint: LogJoint, guide: AutoFlow) -> Gaussian:
             found = _search(log_joint, Gaussian(layer.inv(x), scale))
             found.centring = degree
             cost += found.gradients
-            if best is None or found.elbo > best.elbo:
+            if best.centring is None or found.elbo > best.elbo:
                 best = found
         best.gradients = cost
-        layer.set_centring(best.centring)
+        layer.set_centring(centred if best.centring is None else best.centring)
         log_joint.forget()
     guide.affine.set(best.loc, best.scale_tril)
     return best
@@ -182,9 +183,9 @@ def _starts(log_joint: LogJoint, plain: Gaussian) -> Tensor:
     finite = torch.isfinite(value)
     if not bool(finite.any()):
         raise InfeasibleModelError(
-            "The model's log density is not finite anywhere it was tried (the start and 256 points "
-            f"around it; at the start it is {float(value[0]):g}). {log_joint.blame(plain.loc)} "
-            "Check supports, scales and data; or start elsewhere: AutoFlow(model, init_loc_fn=...)."
+            "The model's log density is not finite anywhere it was tried: the start and 256 "
+            f"points around it (at the start it is {float(value[0]):g}). {log_joint.blame(plain.loc)} "
+            "Check supports, scales and data; or start elsewhere: FlowVI(model, init_loc_fn=...)."
         )
     good = points[finite]
     if not bool(finite[0]):
@@ -216,7 +217,9 @@ def _newton(
         path.append((z[ok], scale[ok]))
         converged = ok & positive & (decrement.abs() < 1e-4)
         curvature = log_det
-        candidates = z[:, None] + steps[:, None] * torch.where(ok[:, None], direction, 0.0)[:, None]
+        candidates = (
+            z[:, None] + steps[:, None] * torch.where(ok[:, None], direction, 0.0)[:, None]
+        )
         reached = log_joint.in_chunks(candidates.reshape(-1, dim)).reshape(count, -1)
         reached = torch.where(torch.isfinite(reached), reached, -math.inf)
         top, index = reached.max(-1)

@@ -165,7 +165,9 @@ class _Loop:
                 self.report.rollbacks += 1
                 peak *= 0.3
                 if self.report.rollbacks > 3:
-                    self.report.stop_reason = "training diverged four times; the best state was kept"
+                    self.report.stop_reason = (
+                        "training diverged four times; the best state was kept"
+                    )
                     return
                 continue
             if self.best.excess <= self.schedule.good_enough:
@@ -227,7 +229,9 @@ class _Loop:
         self._restore(self.best_state)
         for parameter in self.parameters:
             parameter.grad = None
-        objective = torch.stack(self.objective).cpu().double() if self.objective else torch.zeros(0)
+        objective = (
+            torch.stack(self.objective).cpu().double() if self.objective else torch.zeros(0)
+        )
         self.report.non_finite = int(torch.stack(self.masked).sum()) if self.masked else 0
         steps, means, ses = zip(*self.heldout, strict=True)
         self.report.history = {

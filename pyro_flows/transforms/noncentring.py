@@ -48,6 +48,9 @@ class NonCentring(Layer):
         (tensor([0., 2.]), tensor(True))
     """
 
+    masks: Tensor
+    centring: Tensor
+
     def __init__(self, dim: int, prior: nn.Module, levels: Sequence[int]) -> None:
         super().__init__(dim)
         if len(levels) != dim or max(levels, default=0) < 1:
