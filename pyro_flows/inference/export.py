@@ -67,7 +67,7 @@ def to_arviz(posterior: Posterior, draws: int, *, predictive: bool) -> Any:
     return diagnostics.to_container(
         groups,
         dims=_dims(trace),
-        coords={},
+        coords=_coords(trace),
         attrs=_attributes(posterior),
     )
 
@@ -155,6 +155,17 @@ def _dims(trace: Any) -> dict[str, list[str]]:
             names[total - event :] = list(given)
         result[name] = names
     return result
+
+
+def _coords(trace: Any) -> dict[str, list[int]]:
+    """A plate's elements, numbered."""
+    return {
+        frame.name: list(range(int(frame.size)))
+        for site in trace.nodes.values()
+        if site["type"] == "sample" and not site_is_subsample(site)
+        for frame in site["cond_indep_stack"]
+        if frame.vectorized
+    }
 
 
 def _attributes(posterior: Posterior) -> dict[str, Any]:

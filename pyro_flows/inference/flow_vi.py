@@ -258,7 +258,7 @@ def _faults(
     if missed:
         faults.append(
             (
-                f"{missed} from starts elsewhere lies outside the guide's draws: modes may be "
+                f"{missed} from starts elsewhere lie outside the guide's draws: modes may be "
                 "missing.",
                 "another seed; more steps; or break the symmetry of the model (an ordered prior).",
             )
@@ -289,6 +289,8 @@ def _sites_of(guide: AutoContinuous, coordinates: Tensor) -> list[str]:
 def _missed_modes(objective: Objective, start: Gaussian | None, weights: ImportanceWeights) -> str:
     """Maxima found by the warm start that carry mass, and that the guide almost never visits."""
     if start is None or start.modes is None or start.mode_evidence is None:
+        return ""
+    if start.growing is not None:  # on an improper plateau every point looks like a maximum
         return ""
     # A hundredth of the mass, at a place where the guide's density is too low by e^5.
     heavy = start.mode_evidence > weights.log_evidence + math.log(0.01)

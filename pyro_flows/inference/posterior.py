@@ -227,7 +227,7 @@ class Posterior:
 
     # Looking at it.
 
-    def summary(self, interval: float = 0.9) -> Any:
+    def summary(self, interval: float = 0.9, decimals: int | None = 3) -> Any:
         """Table of every latent element: mean, sd, quantiles, Monte Carlo error, k-hat.
 
         Weighted estimates over the whole pool if the draws are corrected, so without the noise of
@@ -235,15 +235,17 @@ class Posterior:
 
         Args:
             interval: probability of the central interval.
+            decimals: round to so many; None for full precision.
 
         Returns:
             A pandas DataFrame; rows "site" or "site[i,j]", columns "mean", "sd", the two ends of
-            the interval, "median", "mcse_mean", "khat". k-hat is the largest over the weights and
-            the weights times the element and its square (unconstrained scale).
+            the interval, "median", "mcse" (of the mean), "khat". k-hat is the largest over the
+            weights and the weights times the element and its square (unconstrained scale).
         """
         from pyro_flows.inference.table import summarise
 
-        return summarise(self, interval)
+        table = summarise(self, interval)
+        return table if decimals is None else table.round(decimals)
 
     def to_arviz(self, draws: int = 4000, *, predictive: bool = True) -> Any:
         """The posterior for ArviZ: InferenceData on ArviZ 0.x, DataTree on 1.x.

@@ -14,17 +14,16 @@ import torch
 
 
 @contextmanager
-def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
+def seeded(seed: int) -> Iterator[None]:
     """Seed Python, numpy and torch inside; put their states back outside.
 
     Args:
         seed: any integer.
-        device: also that accelerator's generator.
     """
-    devices = [device] if device is not None and device.type == "cuda" else []
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     python, numpy = random.getstate(), np.random.get_state()
     try:
-        with torch.random.fork_rng(devices=devices):
+        with torch.random.fork_rng(devices=list(devices)):
             random.seed(seed)
             np.random.seed(seed % 2**32)
             torch.manual_seed(seed)

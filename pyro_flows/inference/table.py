@@ -41,7 +41,7 @@ def summarise(posterior: Posterior, interval: float) -> Any:
         f"{low:.1%}".replace(".0%", "%"),
         "median",
         f"{high:.1%}".replace(".0%", "%"),
-        "mcse_mean",
+        "mcse",
         "khat",
     ]
     khats = _khats(posterior)

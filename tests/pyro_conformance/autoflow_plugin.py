@@ -65,6 +65,9 @@ NOT_APPLICABLE = {
     },
     "test_neutra": {},
     "test_inference": {
+        "test_auto_diagonal_gaussians": "Gaussian guides only (Pyro leaves its flow guides out): "
+        "one particle a step and a location within 0.05 bound the noise of a single parameter; a "
+        "flow has many that move it. test_exact and its kin ask for moments from 100 particles",
         "test_multivariatate_normal_auto": "a method that builds an AutoMultivariateNormal and "
         "reads its loc and scale_tril; test_exact_tree asks the same of AutoFlow",
     },

@@ -1,0 +1,312 @@
+# Copyright Contributors to the pyro_flows project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""The Gaussian a fit starts from: exact where it can be, never worse, honest where it can't."""
+
+import math
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro.infer.autoguide import AutoMultivariateNormal
+
+from pyro_flows import AutoFlow, FlowVI, warm_start
+from pyro_flows.errors import GuideError, InfeasibleModelError
+from pyro_flows.guides import LogJoint
+from pyro_flows.inference import Objective, find_gaussian
+
+from .models import LINE, SCORES, X, Y, flat, groups
+
+
+def search(model, *args):
+    guide = AutoFlow(model).setup(*args)
+    log_joint = LogJoint(model, guide, args, through=guide.noncentring)
+    return find_gaussian(log_joint, guide), guide, log_joint
+
+
+def elbo_of(guide, log_joint, args=(), draws=4000):
+    """By the guide's own draws, so that it rests on nothing that the search computed."""
+    _, log_p, log_q = Objective(guide, log_joint, args).draw(draws)
+    return float((log_p - log_q).mean())
+
+
+LOC = torch.tensor([3.0, -200.0, 5e4, 0.001], dtype=torch.float64)
+SDS = torch.tensor([0.01, 1.0, 1e4, 30.0], dtype=torch.float64)
+
+
+def covariance(correlation):
+    r = torch.full((4, 4), correlation, dtype=torch.float64).fill_diagonal_(1.0)
+    return SDS[:, None] * r * SDS
+
+
+class TestGaussianPosterior:
+    @pytest.mark.parametrize("correlation", [0.0, 0.9, 0.999])
+    @pytest.mark.parametrize("opaque", [True, False], ids=["flat prior and factor", "sample site"])
+    def test_it_is_found_exactly(self, correlation, opaque):
+        cov = covariance(correlation)
+        target = torch.distributions.MultivariateNormal(LOC, cov)
+
+        def model():
+            if opaque:
+                pyro.factor("target", target.log_prob(flat("x", (4,))))
+            else:
+                pyro.sample("x", dist.MultivariateNormal(LOC, cov))
+
+        found, guide, log_joint = search(model)
+        torch.testing.assert_close((found.loc - LOC) / SDS, torch.zeros(4), atol=1e-6, rtol=0)
+        torch.testing.assert_close(
+            found.scale_tril / SDS[:, None], target.scale_tril / SDS[:, None], atol=1e-6, rtol=0
+        )
+        assert found.growing is None
+        # And the guide is it: the ELBO is the log evidence, which is 0.
+        assert elbo_of(guide, log_joint) == pytest.approx(0.0, abs=1e-6)
+
+    def test_a_regression_with_flat_priors(self):
+        def model(x, y):
+            a, b = flat("a"), flat("b")
+            with pyro.plate("data", len(x)):
+                pyro.sample("y", dist.Normal(a + b * x, 0.3), obs=y)
+
+        found, guide, _ = search(model, X, LINE)
+        design = torch.stack([torch.ones_like(X), X], 1)
+        cov = 0.09 * torch.linalg.inv(design.T @ design)
+        mean = cov @ design.T @ LINE / 0.09
+        torch.testing.assert_close(found.loc, mean)
+        torch.testing.assert_close(found.scale_tril @ found.scale_tril.T, cov)
+        assert found.growing is None
+
+    def test_what_the_guide_holds_is_what_was_found(self):
+        found, guide, _ = search(groups, SCORES)
+        assert torch.equal(guide.affine.loc, found.loc)
+        torch.testing.assert_close(guide.affine.scale_tril, found.scale_tril)
+
+
+def skewed(y):
+    rate = pyro.sample("rate", dist.Gamma(0.3, 1.0))
+    with pyro.plate("data", len(y)):
+        pyro.sample("y", dist.Exponential(rate), obs=y)
+
+
+def two_modes():
+    x = pyro.sample("x", dist.Normal(0.0, 10.0))
+    pyro.factor("two", torch.logaddexp(-2 * (x - 4) ** 2, -2 * (x + 4) ** 2))
+
+
+def banana():
+    x = pyro.sample("x", dist.Normal(torch.zeros(2, dtype=torch.float64), 3.0).to_event(1))
+    pyro.factor("bend", -5 * (x[..., 1] - x[..., 0] ** 2) ** 2)
+
+
+def box():
+    x = pyro.sample("x", dist.Normal(0.0, 1.0))
+    pyro.factor("edge", torch.where(x.abs() < 0.05, 0.0, -math.inf))
+
+
+def funnel():
+    v = pyro.sample("v", dist.Normal(0.0, 3.0))
+    with pyro.plate("five", 5):
+        pyro.sample("x", dist.Normal(0.0, (v / 2).exp()))
+
+
+@pytest.mark.parametrize(
+    ("model", "args"),
+    [(skewed, (Y,)), (two_modes, ()), (banana, ()), (groups, (SCORES,)), (funnel, ())],
+)
+def test_never_worse_than_the_plain_start(model, args):
+    plain = AutoFlow(model).setup(*args)
+    before = elbo_of(plain, LogJoint(model, plain, args, through=plain.noncentring), args)
+    found, guide, log_joint = search(model, *args)
+    assert elbo_of(guide, log_joint, args) >= before
+    assert found.elbo >= found.plain_elbo
+
+
+def test_a_hard_edge_leaves_the_guide_usable():
+    found, guide, log_joint = search(box)
+    assert bool(torch.isfinite(found.scale_tril).all())
+    assert bool((guide.affine.scale_tril.diagonal() > 0).all())
+
+
+class TestCentring:
+    def test_a_funnel_is_not_centred_and_then_exact(self):
+        found, guide, log_joint = search(funnel)
+        assert found.centring.tolist() == [0.0] * 6
+        assert not guide.noncentring.centred
+        assert elbo_of(guide, log_joint) == pytest.approx(0.0, abs=1e-6)
+        draws = guide.sample_posterior(20_000)
+        assert float(draws["v"].std()) == pytest.approx(3.0, rel=0.05)
+
+    def test_much_data_a_group_is_centred(self):
+        torch.manual_seed(0)
+        y = torch.tensor([-3.0, 0.0, 4.0]) + 0.1 * torch.randn(200, 3)
+
+        def model(y):
+            mu = pyro.sample("mu", dist.Normal(0.0, 5.0))
+            tau = pyro.sample("tau", dist.HalfNormal(5.0))
+            with pyro.plate("group", 3):
+                theta = pyro.sample("theta", dist.Normal(mu, tau))
+                with pyro.plate("data", len(y)):
+                    pyro.sample("y", dist.Normal(theta, 0.1), obs=y)
+
+        found, guide, _ = search(model, y)
+        assert found.centring.tolist() == [1.0] * 5
+        assert guide.noncentring.centred
+
+    def test_without_a_hierarchy_there_is_none(self):
+        found, guide, _ = search(skewed, Y)
+        assert found.centring is None
+        assert guide.noncentring is None
+
+
+def separated(x, y):
+    a, b = flat("intercept"), flat("slope")
+    with pyro.plate("data", len(x)):
+        pyro.sample("y", dist.Bernoulli(logits=a + b * x), obs=y)
+
+
+def ridge(x, y):
+    a, b, c = flat("a"), flat("b"), flat("slope")
+    with pyro.plate("data", len(x)):
+        pyro.sample("y", dist.Normal(a + b + c * x, 0.3), obs=y)
+
+
+def flat_log_sigma(y):
+    mean, log_sigma = flat("mean"), flat("log_sigma")
+    with pyro.plate("data", len(y)):
+        pyro.sample("y", dist.Normal(mean, log_sigma.exp()), obs=y)
+
+
+def logistic(x, y):
+    separated(x, y)
+
+
+def flat_regression(x, y):
+    a, b, log_sigma = flat("a"), flat("b"), flat("log_sigma")
+    with pyro.plate("data", len(x)):
+        pyro.sample("y", dist.Normal(a + b * x, log_sigma.exp()), obs=y)
+
+
+SEPARATED = (X > 0.3).to(X)
+MIXED = torch.tensor([0, 0, 1, 0, 0, 1, 1, 0, 1, 1, 0, 1], dtype=torch.float64)
+
+
+class TestImproperPosterior:
+    @pytest.mark.parametrize(
+        ("model", "args", "sites"),
+        [
+            (separated, (X, SEPARATED), ["intercept", "slope"]),
+            (ridge, (X, LINE), ["a", "b"]),
+        ],
+    )
+    def test_it_is_flagged_by_site(self, model, args, sites):
+        posterior = FlowVI(model, num_steps=5, progress=False).run(*args)
+        assert posterior.verdict.status == "not reliable"
+        reason = posterior.verdict.reasons[0]
+        assert "improper" in reason
+        assert any(f"'{site}'" in reason for site in sites)
+        others = {"intercept", "slope", "a", "b"} - set(sites)
+        assert not any(f"'{site}'" in reason for site in others)
+        assert "prior" in posterior.verdict.advice[0]
+        assert posterior.report.steps == 0, "there is nothing to train towards"
+        assert not any("maxima" in reason for reason in posterior.verdict.reasons)
+
+    def test_one_observation_of_unknown_mean_and_scale_is_not_reliable(self):
+        # Improper along a curve on which a Gaussian neither grows nor settles.
+        posterior = FlowVI(flat_log_sigma, num_steps=30, progress=False).run(Y[:1])
+        assert posterior.verdict.status == "not reliable"
+
+    @pytest.mark.parametrize(
+        ("model", "args"),
+        [
+            (logistic, (X, MIXED)),
+            (flat_regression, (X, LINE)),
+            (flat_regression, (1000 * X, 1e4 * LINE)),
+            (flat_log_sigma, (Y,)),
+        ],
+    )
+    def test_a_proper_one_with_flat_priors_is_not(self, model, args):
+        found, _, _ = search(model, *args)
+        assert found.growing is None
+
+
+class TestInfeasible:
+    def test_the_error_says_where_and_what_to_do(self):
+        def model():
+            x = pyro.sample("x", dist.Normal(0.0, 1.0))
+            pyro.sample("late", dist.Uniform(10.0, 11.0), obs=x.detach() * 0)
+            pyro.factor("never", torch.where(x > 1e6, 0.0, -math.inf))
+
+        guide = AutoFlow(model).setup()
+        log_joint = LogJoint(model, guide)
+        with pytest.raises(InfeasibleModelError) as error, pyro.validation_enabled(False):
+            find_gaussian(log_joint, guide)
+        text = str(error.value)
+        assert "not finite anywhere" in text
+        assert "-inf" in text
+        assert "'late'" in text
+        assert "'never'" in text
+        assert "'x'" not in text
+        assert "init_loc_fn" in text
+
+    def test_a_bad_start_beside_a_good_place_is_no_error(self):
+        def model():
+            x = pyro.sample("x", dist.Normal(torch.zeros(2, dtype=torch.float64), 1.0).to_event(1))
+            pyro.factor("half", torch.where(x[..., 0] > 0.2, 0.0, -math.inf))
+
+        found, _, _ = search(model)
+        assert bool(torch.isfinite(found.loc).all())
+        assert bool(torch.isfinite(found.scale_tril).all())
+
+
+def test_gradients_are_counted(monkeypatch):
+    seen = 0
+    first, second = LogJoint.value_and_grad, LogJoint.value_grad_hessian
+
+    def value_and_grad(self, z):
+        nonlocal seen
+        seen += len(z)
+        return first(self, z)
+
+    def value_grad_hessian(self, z):
+        nonlocal seen
+        seen += len(z) * (1 + z.shape[-1])  # a Hessian is D gradients
+        return second(self, z)
+
+    monkeypatch.setattr(LogJoint, "value_and_grad", value_and_grad)
+    monkeypatch.setattr(LogJoint, "value_grad_hessian", value_grad_hessian)
+    found, _, _ = search(groups, SCORES)
+    assert seen > 1000
+    # Values in line searches are counted too, so it is more, but not by much.
+    assert seen <= found.gradients <= 3 * seen
+
+
+class TestWarmStartOfAGuide:
+    def test_it_sets_the_median(self):
+        def model():
+            pyro.sample("far", dist.Normal(30.0, 0.01))
+            pyro.sample("positive", dist.LogNormal(2.0, 0.1))
+
+        def start(site):
+            return torch.ones(())
+
+        guide = AutoFlow(model, init_loc_fn=start)
+        found = warm_start(guide)
+        assert float(guide.median()["far"]) == pytest.approx(30.0, abs=1e-3)
+        assert float(guide.median()["positive"]) == pytest.approx(math.exp(2.0), rel=1e-3)
+        low, high = guide.quantiles([0.1587, 0.8413])["far"]
+        assert float(high - low) == pytest.approx(0.02, rel=0.05)
+        assert found.gradients > 0
+
+    def test_with_the_models_arguments(self):
+        def model(x, y=None):
+            b = pyro.sample("b", dist.Normal(0.0, 10.0))
+            with pyro.plate("data", len(x)):
+                pyro.sample("y", dist.Normal(b * x, 0.1), obs=y)
+
+        guide = AutoFlow(model)
+        warm_start(guide, X, y=5 * X)
+        assert float(guide.median()["b"]) == pytest.approx(5.0, abs=0.01)
+
+    def test_other_guides_are_refused(self):
+        with pytest.raises(GuideError, match="expected an AutoFlow, but got AutoMultivariate"):
+            warm_start(AutoMultivariateNormal(funnel))
