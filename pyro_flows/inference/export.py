@@ -19,7 +19,6 @@ from pyro_flows import diagnostics
 from pyro_flows._version import __version__
 from pyro_flows.guides import structure
 from pyro_flows.guides.enumeration import Substitute
-from pyro_flows.inference.randomness import seeded
 
 if TYPE_CHECKING:
     from pyro_flows.inference.posterior import Posterior
@@ -60,10 +59,7 @@ def to_arviz(posterior: Posterior, draws: int, *, predictive: bool) -> Any:
             "log_weight": weights.log_weights[raw],
         }
     if predictive and observed:
-        with seeded(posterior.seed):
-            groups["posterior_predictive"] = _with_chain(
-                run_per_draw(posterior, values, _predictive)
-            )
+        groups["posterior_predictive"] = _with_chain(run_per_draw(posterior, values, _predictive))
     return diagnostics.to_container(
         groups,
         dims=_dims(trace),
@@ -174,7 +170,7 @@ def _attributes(posterior: Posterior) -> dict[str, Any]:
         "inference_library": "pyro_flows",
         "inference_library_version": __version__,
         "pyro_version": pyro.__version__,
-        "torch_version": torch.__version__,
+        "torch_version": str(torch.__version__),
         "verdict": posterior.verdict.status,
         "reasons": json.dumps(posterior.verdict.reasons),
         "elbo": weights.elbo,

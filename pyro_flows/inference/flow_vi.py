@@ -73,7 +73,7 @@ class FlowVI:
         num_steps: int | None = None,
         max_steps: int = 4000,
         num_particles: int | None = None,
-        learning_rate: float = 5e-3,
+        learning_rate: float = 3e-2,
         init_loc_fn: Callable[[dict[str, Any]], Tensor] = init_to_median_or_feasible,
         progress: bool = True,
     ) -> None:

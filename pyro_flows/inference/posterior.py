@@ -132,7 +132,8 @@ class Posterior:
     @property
     def parameters(self) -> dict[str, Tensor]:
         """Trainable parameters of the model, on the constrained scale, detached."""
-        trace = self.log_joint.run_model()
+        with seeded(self.seed):
+            trace = self.log_joint.run_model()
         return {
             name: site["value"].detach().clone()
             for name, site in trace.nodes.items()
@@ -206,9 +207,9 @@ class Posterior:
         """
         from pyro_flows.inference.objectives import Objective
 
-        objective = Objective(self.guide, self.log_joint, self.args, self.kwargs, heldout=1)
         parts = []
         with seeded(seed):
+            objective = Objective(self.guide, self.log_joint, self.args, self.kwargs, heldout=1)
             for start in range(0, n, 10_000):
                 parts.append(objective.draw(min(10_000, n - start)))
         return tuple(  # type: ignore[return-value]
@@ -260,7 +261,8 @@ class Posterior:
         """
         from pyro_flows.inference.export import to_arviz
 
-        return to_arviz(self, draws, predictive=predictive)
+        with seeded(self.seed):
+            return to_arviz(self, draws, predictive=predictive)
 
     def plot(self) -> Any:
         """One picture: training curve, weights, intervals. A matplotlib Figure."""

@@ -21,6 +21,7 @@ from pyro_flows._version import __version__
 from pyro_flows.diagnostics import Verdict, importance_weights
 from pyro_flows.errors import ModelError, SavedPosteriorError
 from pyro_flows.guides import AutoFlow, LogJoint, named_sites
+from pyro_flows.inference.randomness import seeded
 from pyro_flows.training import Report
 
 if TYPE_CHECKING:
@@ -98,7 +99,8 @@ def load(path: Path, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) 
         )
     guide = AutoFlow(model, config["flow"])
     try:
-        guide.setup(*args, **kwargs)
+        with seeded(config["seed"]):
+            guide.setup(*args, **kwargs)
         found = _sites(guide)
     except (ModelError, TypeError) as error:
         raise SavedPosteriorError(

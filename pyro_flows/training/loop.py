@@ -38,7 +38,7 @@ class Schedule:
     """
 
     cycles: Sequence[int] = (500, 1000, 2000)
-    learning_rate: float = 5e-3
+    learning_rate: float = 3e-2
     min_gain: float = 0.002
     good_enough: float = -math.inf
 

@@ -74,6 +74,13 @@ class Layer(TransformModule, ConditionalTransformModule):
 
     # What torch and Pyro call.
 
+    @property
+    def sign(self) -> int:
+        """Not defined: a layer isn't one monotone function of one number."""
+        # AttributeError, where torch raises NotImplementedError, which breaks hasattr and with it
+        # torch.jit.trace_module.
+        raise AttributeError(f"{type(self).__name__} has no sign: it maps vectors.")
+
     def _call(self, x: Tensor) -> Tensor:
         return self.forward_and_ladj(x)[0]
 

@@ -14,6 +14,7 @@ import torch
 from pyro.distributions import constraints
 
 from pyro_flows import AutoFlow, FlowVI
+from pyro_flows.transforms import CholeskyAffine
 
 Y = torch.tensor([1.0, 2.0, 3.0, 2.5], dtype=torch.float64)
 X = torch.linspace(-1, 2, 12, dtype=torch.float64)
@@ -89,5 +90,5 @@ def fitted(name):
 @functools.cache
 def fitted_tails():
     """A fit whose draws are corrected: a Gaussian guide on Student tails."""
-    guide = AutoFlow(wide_tails, flow=lambda dim: [])
+    guide = AutoFlow(wide_tails, flow=lambda dim: [CholeskyAffine(dim)])
     return FlowVI(wide_tails, guide, seed=0, num_steps=30, progress=False).run()

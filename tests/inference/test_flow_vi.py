@@ -1,0 +1,392 @@
+# Copyright Contributors to the pyro_flows project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""FlowVI from start to judgement, on posteriors that are known."""
+
+import math
+import random
+import warnings
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pyro.poutine as poutine
+import pytest
+import torch
+from pyro.infer import Predictive, config_enumerate
+from pyro.infer.autoguide import (
+    AutoDelta,
+    AutoDiagonalNormal,
+    AutoMultivariateNormal,
+    AutoNormal,
+    AutoNormalizingFlow,
+)
+
+from pyro_flows import AutoFlow, FlowVI, Posterior
+from pyro_flows.distributions import Flow
+from pyro_flows.errors import GuideError
+from pyro_flows.inference import Objective
+from pyro_flows.inference import flow_vi as module
+from pyro_flows.transforms import AffineCoupling
+
+from .models import Y, fitted, flat, gamma_rate, normal_mean, normal_mean_exact
+
+
+def run(model, *args, num_steps=30, **options):
+    return FlowVI(model, num_steps=num_steps, progress=False, **options).run(*args)
+
+
+def same_draws(first, second, n=100):
+    a, b = first.draws(n), second.draws(n)
+    return all(torch.equal(a[name], b[name]) for name in a)
+
+
+class TestConjugateModels:
+    def test_normal(self):
+        posterior = fitted("normal")
+        mean, sd, evidence = normal_mean_exact(Y)
+        assert posterior.verdict.status == "reliable"
+        assert posterior.elbo == pytest.approx(evidence, abs=1e-4)
+        assert posterior.log_evidence == pytest.approx(evidence, abs=1e-4)
+        draws = posterior.draws(20_000)["mean"]
+        assert float(draws.mean()) == pytest.approx(mean, abs=4 * sd / math.sqrt(20_000))
+        assert float(draws.std()) == pytest.approx(sd, rel=0.03)
+
+    def test_gamma(self):
+        posterior = fitted("gamma")
+        a, b = 2.0 + len(Y), 1.0 + float(Y.sum())
+        evidence = math.lgamma(a) - a * math.log(b)
+        assert posterior.verdict.status in ("reliable", "corrected")
+        assert posterior.log_evidence == pytest.approx(evidence, abs=5e-3)
+        assert posterior.elbo <= evidence + 2 * posterior.elbo_se
+        draws = posterior.draws(4000)["rate"]
+        assert float(draws.mean()) == pytest.approx(a / b, rel=0.03)
+        assert float(draws.std()) == pytest.approx(math.sqrt(a) / b, rel=0.06)
+
+
+class TestSeed:
+    def test_the_same_bit_for_bit_whatever_the_global_state(self):
+        first = run(gamma_rate, Y, seed=3)
+        torch.manual_seed(99)
+        np.random.seed(99)
+        random.seed(99)
+        torch.randn(7)
+        second = run(gamma_rate, Y, seed=3)
+        assert same_draws(first, second)
+        assert first.elbo == second.elbo
+        np.testing.assert_array_equal(first.pool.log_q, second.pool.log_q)
+        np.testing.assert_array_equal(first.report.history["elbo"], second.report.history["elbo"])
+
+    def test_another_seed_differs(self):
+        first, second = run(gamma_rate, Y, seed=3), run(gamma_rate, Y, seed=4)
+        assert not same_draws(first, second)
+
+    def test_the_global_state_is_left_alone(self):
+        torch_before, numpy_before = torch.get_rng_state(), np.random.get_state()
+        python_before = random.getstate()
+        posterior = run(normal_mean, Y)
+        posterior.draws(50_000)
+        posterior.summary()
+        posterior.to_arviz(100)
+        assert torch.equal(torch.get_rng_state(), torch_before)
+        assert random.getstate() == python_before
+        np.testing.assert_array_equal(np.random.get_state()[1], numpy_before[1])
+
+
+def three():
+    pyro.sample("x", dist.Normal(torch.zeros(3, dtype=torch.float64), 1.0).to_event(1))
+
+
+class TestGuides:
+    @pytest.mark.parametrize(
+        "make",
+        [
+            AutoMultivariateNormal,
+            AutoDiagonalNormal,
+            lambda model: AutoNormalizingFlow(
+                model, lambda dim: pyro.distributions.transforms.affine_autoregressive(dim)
+            ),
+            AutoFlow,
+            lambda model: AutoFlow(model, flow=lambda dim: [AffineCoupling(dim)]),
+        ],
+        ids=["full normal", "diagonal normal", "pyro flow", "AutoFlow", "own flow"],
+    )
+    def test_any_continuous_guide(self, make):
+        def model(y):
+            scale = pyro.sample("scale", dist.LogNormal(0.0, 0.3))
+            pyro.sample("slope", dist.Normal(0.0, 1.0))
+            with pyro.plate("data", len(y)):
+                pyro.sample("y", dist.Normal(0.0, scale), obs=y)
+
+        guide = make(model)
+        posterior = run(model, Y, guide=guide, num_steps=5, num_particles=20)
+        assert posterior.guide is guide
+        assert posterior.draws(10)["scale"].shape == (10,)
+        assert posterior.verdict.status in ("reliable", "corrected", "not reliable")
+        assert math.isfinite(posterior.elbo)
+        if not isinstance(guide, AutoFlow):
+            assert posterior.cost["gradients"] == 100, "5 steps of 20, and no warm start"
+
+    def test_a_gaussian_guide_is_trained(self):
+        guide = AutoMultivariateNormal(normal_mean)
+        posterior = run(
+            normal_mean, Y, guide=guide, num_steps=400, learning_rate=0.05, num_particles=16
+        )
+        mean, sd, evidence = normal_mean_exact(Y)
+        assert posterior.log_evidence == pytest.approx(evidence, abs=0.01)
+        draws = posterior.draws(4000)["mean"]
+        assert float(draws.mean()) == pytest.approx(mean, abs=0.1)
+
+    @pytest.mark.parametrize("guide", [AutoNormal, AutoDelta, lambda model: model])
+    def test_others_are_refused(self, guide):
+        with pytest.raises(GuideError, match=r"expected guide= to be an AutoContinuous, but got"):
+            FlowVI(normal_mean, guide(normal_mean))
+
+    @pytest.mark.parametrize("flow", ["nsf", "realnvp", Flow([AffineCoupling(3)])])
+    def test_flow(self, flow):
+        posterior = run(three, flow=flow, num_steps=2, num_particles=16)
+        name = flow if isinstance(flow, str) else None
+        assert posterior.guide.flow_name == name
+
+    def test_the_guide_serves_in_pyro(self):
+        guide = fitted("normal").guide
+        samples = Predictive(normal_mean, guide=guide, num_samples=2000)(Y)["mean"]
+        mean, sd, _ = normal_mean_exact(Y)
+        assert float(samples.mean()) == pytest.approx(mean, abs=0.1 * sd)
+        assert float(samples.std()) == pytest.approx(sd, rel=0.1)
+
+
+class TestSteps:
+    def test_num_steps_is_obeyed(self):
+        posterior = run(gamma_rate, Y, num_steps=17, num_particles=10)
+        assert posterior.report.steps == 17
+        assert len(posterior.report.history["elbo"]) == 17
+
+    def test_max_steps_is_obeyed(self):
+        posterior = FlowVI(gamma_rate, max_steps=40, progress=False).run(Y)
+        assert posterior.report.steps <= 40
+
+    @pytest.mark.parametrize("limit", [1, 499, 500, 1499, 1500, 4000, 20_000])
+    def test_cycles_stay_within_the_limit(self, limit):
+        cycles = module._cycles(None, limit)
+        assert 0.25 * limit <= sum(cycles) <= limit
+
+    @pytest.mark.parametrize("value", [0, -3, 2.5, "many"])
+    @pytest.mark.parametrize("name", ["num_steps", "max_steps"])
+    def test_nonsense_is_refused(self, name, value):
+        with pytest.raises(GuideError, match=f"expected {name} >= 1, but got"):
+            FlowVI(normal_mean, **{name: value})
+
+    def test_particles(self):
+        few = run(gamma_rate, Y, num_particles=10)
+        many = run(gamma_rate, Y, num_particles=50)
+        assert many.cost["gradients"] - few.cost["gradients"] == 30 * 40
+
+    def test_cost_is_by_stage(self):
+        cost = fitted("normal").cost
+        stages = [v for k, v in cost.items() if k.startswith("seconds_")]
+        assert cost["seconds"] == pytest.approx(sum(stages))
+        assert {"seconds_setup", "seconds_warm_start", "seconds_training"} <= set(cost)
+
+    @pytest.mark.parametrize("progress", [True, False])
+    def test_progress(self, progress, capfd):
+        FlowVI(normal_mean, num_steps=2, progress=progress).run(Y)
+        out, err = capfd.readouterr()
+        assert out == ""
+        assert ("FlowVI" in err) == progress
+
+
+class TestInterrupt:
+    def test_in_training(self, monkeypatch):
+        gradient, calls = Objective.gradient, []
+
+        def interrupted(self, particles):
+            calls.append(particles)
+            if len(calls) > 12:
+                raise KeyboardInterrupt
+            return gradient(self, particles)
+
+        monkeypatch.setattr(Objective, "gradient", interrupted)
+        posterior = run(gamma_rate, Y)
+        assert isinstance(posterior, Posterior)
+        assert posterior.report.interrupted
+        assert posterior.report.steps == 12
+        assert "interrupted by the user" in repr(posterior)
+        a, b = 2.0 + len(Y), 1.0 + float(Y.sum())
+        assert posterior.log_evidence == pytest.approx(math.lgamma(a) - a * math.log(b), abs=0.05)
+
+    def test_before_the_first_step_it_is_not_reliable(self, monkeypatch):
+        def interrupted(self, particles):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(Objective, "gradient", interrupted)
+        posterior = run(normal_mean, Y)
+        assert posterior.verdict.status == "not reliable"
+        assert "interrupted" in posterior.verdict.reasons[0]
+
+    def test_in_the_warm_start(self, monkeypatch):
+        def interrupted(*args):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(module, "find_gaussian", interrupted)
+        with pytest.warns(UserWarning, match="interrupted in the warm start"):
+            posterior = run(normal_mean, Y)
+        assert posterior.draws(3)["mean"].shape == (3,)
+
+    def test_the_random_state_is_restored(self, monkeypatch):
+        def broken(self, particles):
+            raise ValueError("broken")
+
+        monkeypatch.setattr(Objective, "gradient", broken)
+        before = torch.get_rng_state()
+        with pytest.raises(ValueError, match="broken"):
+            run(normal_mean, Y)
+        assert torch.equal(torch.get_rng_state(), before)
+
+
+class TestModels:
+    def test_one_that_cannot_be_vectorised_says_so(self):
+        def branching(y):
+            mean = pyro.sample("mean", dist.Normal(0.0, 10.0))
+            scale = 1.0 if mean.item() > -1e9 else 2.0
+            pyro.sample("y", dist.Normal(mean, scale).expand(y.shape).to_event(1), obs=y)
+
+        posterior = run(branching, Y, num_steps=2)
+        assert posterior.log_joint.mode == "sequential"
+        assert "Log joint: sequential (" in repr(posterior)
+        assert posterior.log_evidence == pytest.approx(normal_mean_exact(Y)[2], abs=1e-3)
+
+    @pytest.mark.parametrize("local", [True, False], ids=["a draw per datum", "one for all"])
+    def test_enumerated_discrete_latents(self, local):
+        y = torch.tensor([0.3, 2.9, 3.2, -0.1] if local else [0.3, -0.4, 0.2, -0.6])
+        means = torch.tensor([0.0, 3.0])
+
+        @config_enumerate
+        def mixture(y):
+            shift = pyro.sample("shift", dist.Normal(0.0, 1.0))
+            if not local:
+                k = pyro.sample("k", dist.Categorical(torch.tensor([0.4, 0.6])))
+            with pyro.plate("data", len(y)):
+                if local:
+                    k = pyro.sample("k", dist.Categorical(torch.tensor([0.4, 0.6])))
+                pyro.sample("y", dist.Normal(means[k] + shift, 1.0), obs=y)
+
+        posterior = run(mixture, y)
+        grid = torch.linspace(-8, 8, 8001)
+        component = dist.Normal(means + grid[:, None, None], 1.0).log_prob(y[:, None])
+        weight = torch.tensor([0.4, 0.6]).log()
+        if local:
+            likelihood = torch.logsumexp(component + weight, -1).sum(-1)
+        else:
+            likelihood = torch.logsumexp(component.sum(-2) + weight, -1)
+        joint = likelihood + dist.Normal(0.0, 1.0).log_prob(grid)
+        evidence = float(torch.logsumexp(joint, 0) + math.log(16 / 8000))
+        mean = float((joint.softmax(0) * grid).sum())
+        assert posterior.log_joint.mode == "enumerated"
+        assert posterior.log_evidence == pytest.approx(evidence, abs=0.01)
+        assert float(posterior.draws(4000)["shift"].mean()) == pytest.approx(mean, abs=0.05)
+        assert list(posterior.draws(3)) == ["shift"]
+
+    def test_a_subsampled_plate_cannot_be_judged(self):
+        def model(y):
+            mean = pyro.sample("mean", dist.Normal(0.0, 10.0))
+            with pyro.plate("data", len(y), subsample_size=3) as index:
+                pyro.sample("y", dist.Normal(mean, 1.0), obs=y[index])
+
+        posterior = run(model, torch.linspace(-2, 3, 10))
+        assert posterior.verdict.status == "not reliable"
+        assert "'data' is subsampled" in posterior.verdict.reasons[0]
+        assert "full data" in posterior.verdict.advice[0]
+
+    def test_a_random_log_joint_cannot_be_judged(self):
+        def model():
+            x = pyro.sample("x", dist.Normal(0.0, 1.0))
+            pyro.factor("noise", 0.1 * torch.randn(()) * x)
+
+        posterior = run(model)
+        assert posterior.verdict.status == "not reliable"
+        assert "random numbers of its own" in posterior.verdict.reasons[0]
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+    def test_dtype_is_kept(self, dtype):
+        torch.set_default_dtype(torch.float32)
+        posterior = run(normal_mean, Y.to(dtype))
+        assert posterior.draws(10)["mean"].dtype == dtype
+        assert {p.dtype for p in posterior.guide.parameters()} == {dtype}
+        assert posterior.elbo == pytest.approx(normal_mean_exact(Y)[2], abs=1e-3)
+        assert posterior.verdict.status == "reliable"
+
+    def test_keyword_arguments(self):
+        def model(x, *, y=None):
+            b = pyro.sample("b", dist.Normal(0.0, 10.0))
+            with pyro.plate("data", len(x)):
+                pyro.sample("y", dist.Normal(b * x, 0.1), obs=y)
+
+        posterior = FlowVI(model, num_steps=2, progress=False).run(Y, y=2 * Y)
+        assert float(posterior.draws(100)["b"].mean()) == pytest.approx(2.0, abs=0.05)
+
+
+def far_modes():
+    """Two modes of equal mass, twelve standard deviations apart."""
+    x = flat("x")
+    pyro.factor("two", torch.logaddexp(-0.5 * (x - 6) ** 2, -0.5 * (x + 6) ** 2))
+
+
+class TestMissedModes:
+    def test_a_guide_on_one_mode_is_flagged(self):
+        posterior = run(far_modes)
+        shares = (posterior.draws(4000)["x"] > 0).double().mean()
+        assert min(shares, 1 - shares) < 0.1, "or the guide has found both, and nothing is missed"
+        assert posterior.verdict.status == "not reliable"
+        assert "maxima" in posterior.verdict.reasons[0]
+        assert posterior.verdict.advice
+
+    def test_one_mode_found_from_many_starts_is_not(self):
+        posterior = fitted("normal")
+        assert not any("maxima" in reason for reason in posterior.verdict.reasons)
+
+    def test_also_with_another_guide(self):
+        guide = AutoDiagonalNormal(far_modes, init_loc_fn=lambda site: torch.tensor(6.0))
+        posterior = run(far_modes, guide=guide, num_steps=200, learning_rate=0.05)
+        assert posterior.verdict.status == "not reliable"
+
+
+class TestParamStore:
+    def test_nothing_is_left_in_it(self):
+        pyro.param("mine", torch.tensor(3.0))
+        for guide in (None, AutoMultivariateNormal(normal_mean), AutoFlow(normal_mean)):
+            posterior = run(normal_mean, Y, guide=guide, num_steps=2)
+            posterior.draws(10)
+            posterior.to_arviz(10)
+            posterior.summary()
+        assert list(pyro.get_param_store().keys()) == ["mine"]
+        assert pyro.param("mine").tolist() == 3.0
+
+    def test_the_models_own_parameters_stay_where_pyro_keeps_them(self):
+        def model(y):
+            scale = pyro.param("scale", torch.tensor(1.0))
+            mean = pyro.sample("mean", dist.Normal(0.0, 10.0))
+            pyro.sample("y", dist.Normal(mean, scale.abs()).expand(y.shape).to_event(1), obs=y)
+
+        posterior = run(model, Y, learning_rate=0.05)
+        assert list(pyro.get_param_store().keys()) == ["scale"]
+        assert torch.equal(posterior.parameters["scale"], pyro.param("scale").detach())
+        assert not posterior.parameters["scale"].requires_grad
+        assert float(posterior.parameters["scale"]) != 1.0
+
+
+def test_two_fits_share_nothing():
+    first = run(normal_mean, Y)
+    before = first.draws(100)
+    run(normal_mean, Y + 5, seed=1)
+    after = first.draws(100)
+    assert torch.equal(before["mean"], after["mean"])
+    fresh = first.sample_guide(100, seed=7)[0]
+    run(normal_mean, Y - 5, seed=1)
+    np.testing.assert_array_equal(first.sample_guide(100, seed=7)[0], fresh)
+
+
+def test_handlers_outside_see_nothing():
+    with poutine.trace() as outer, warnings.catch_warnings():
+        run(normal_mean, Y, num_steps=2)
+    assert not [n for n, s in outer.trace.nodes.items() if s["type"] in ("sample", "param")]
