@@ -24,6 +24,7 @@ __all__ = ["SAMPLE_GROUPS", "build_datasets", "netcdf_attributes"]
 
 SAMPLE_GROUPS = frozenset(
     {
+        "guide_draws",
         "log_likelihood",
         "log_prior",
         "posterior",

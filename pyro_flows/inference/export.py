@@ -55,8 +55,8 @@ def to_arviz(posterior: Posterior, draws: int, *, predictive: bool) -> Any:
     if posterior.corrected:
         raw = slice(0, draws)
         groups["guide_draws"] = {
-            **{k: v.cpu().numpy() for k, v in posterior._constrained(pool.z[raw]).items()},
-            "log_weight": weights.log_weights[raw],
+            **_with_chain(posterior._constrained(pool.z[raw])),
+            "log_weight": weights.log_weights[raw][None],
         }
     if predictive and observed:
         groups["posterior_predictive"] = _with_chain(run_per_draw(posterior, values, _predictive))

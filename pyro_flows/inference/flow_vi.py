@@ -24,12 +24,13 @@ from pyro_flows.guides.auto_flow import FlowSpec
 from pyro_flows.inference.objectives import Objective
 from pyro_flows.inference.posterior import Pool, Posterior
 from pyro_flows.inference.randomness import seeded
-from pyro_flows.inference.warm_start import Gaussian, find_gaussian
+from pyro_flows.inference.warm_start import Gaussian, find_gaussian, find_modes
 from pyro_flows.training import Report, Schedule, train
 
 # A pool ten times the draws handed over, so that resampling without replacement has a choice.
 POOL = 40_000
 SLOW_POOL = 2_000
+FIRST_CYCLE = 400
 
 
 class FlowVI:
@@ -84,7 +85,10 @@ class FlowVI:
             )
         for name, value in {"num_steps": num_steps, "max_steps": max_steps}.items():
             if value is not None and (not isinstance(value, int) or value < 1):
-                raise GuideError(f"FlowVI expected {name} >= 1, but got {value!r}.")
+                raise GuideError(
+                    f"FlowVI expected {name} >= 1, but got {value!r}. Leave it out, and training "
+                    "stops by itself."
+                )
         self.model, self.seed, self.progress = model, seed, progress
         self.flow, self.init_loc_fn, self.guide = flow, init_loc_fn, guide
         self.num_steps, self.max_steps = num_steps, max_steps
@@ -142,7 +146,9 @@ class FlowVI:
     def _guide(self, *args: Any, **kwargs: Any) -> AutoContinuous:
         guide = self.guide or AutoFlow(self.model, self.flow, self.init_loc_fn)
         if isinstance(guide, AutoFlow):
-            return guide.setup(*args, **kwargs)
+            guide.setup(*args, **kwargs)
+            guide._check_unchanged(args, kwargs)
+            return guide
         structure.check_data(structure.trace_model(guide.model, *args, **kwargs))
         # Other guides make their parameters in a first call; their global names are not used.
         with pyro.get_param_store().scope():
@@ -159,7 +165,7 @@ class FlowVI:
                     "The model's log density is not finite at any of 256 draws of the guide. "
                     "Check supports, scales and data, or start the guide elsewhere (init_loc_fn)."
                 )
-            return None
+            return find_modes(log_joint, guide._init_loc().detach())
         try:
             start = find_gaussian(log_joint, guide)
         except KeyboardInterrupt:
@@ -204,11 +210,11 @@ class _Clock:
 
 
 def _cycles(num_steps: int | None, max_steps: int) -> list[int]:
-    """One cycle of ``num_steps``; or 500, 1000, 2000, ... within ``max_steps``."""
+    """One cycle of ``num_steps``; or 400, 800, 1600, ... within ``max_steps``."""
     if num_steps is not None:
         return [num_steps]
     cycles: list[int] = []
-    steps = min(500, max_steps)
+    steps = min(FIRST_CYCLE, max_steps)
     while sum(cycles) + steps <= max_steps:
         cycles.append(steps)
         steps *= 2
@@ -294,6 +300,9 @@ def _missed_modes(objective: Objective, start: Gaussian | None, weights: Importa
         return ""
     # A hundredth of the mass, at a place where the guide's density is too low by e^5.
     heavy = start.mode_evidence > weights.log_evidence + math.log(0.01)
-    surprising = objective.log_weight(start.modes) > weights.log_evidence + 5.0
+    try:
+        surprising = objective.log_weight(start.modes) > weights.log_evidence + 5.0
+    except NotImplementedError:  # a guide of Pyro's own transforms that have no inverse
+        return ""
     count = int((heavy & surprising).sum())
     return f"{count} of {len(start.modes)} maxima found" if count else ""

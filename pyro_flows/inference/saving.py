@@ -6,9 +6,8 @@
 from __future__ import annotations
 
 import json
-import pickle
 import shutil
-import zipfile
+import warnings
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,7 @@ from torch import Tensor
 
 from pyro_flows._version import __version__
 from pyro_flows.diagnostics import Verdict, importance_weights
-from pyro_flows.errors import ModelError, SavedPosteriorError
+from pyro_flows.errors import SavedPosteriorError
 from pyro_flows.guides import AutoFlow, LogJoint, named_sites
 from pyro_flows.inference.randomness import seeded
 from pyro_flows.training import Report
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 FILES = ("posterior.json", "guide.pt", "arrays.npz")
+ARRAYS = frozenset({"z", "log_p", "log_q"})
 
 
 def save(posterior: Posterior, path: Path) -> Path:
@@ -74,9 +74,23 @@ def save(posterior: Posterior, path: Path) -> Path:
                 f"Posterior.save expected a new name or an older posterior, but {path} is "
                 "something else. Choose another name."
             )
-        shutil.rmtree(path)
-    draft.rename(path)
+        _replace(path, draft)
+    else:
+        draft.rename(path)
     return path
+
+
+def _replace(path: Path, draft: Path) -> None:
+    """Put ``draft`` in the place of ``path``; one of the two is there whatever happens."""
+    aside = path.with_name(path.name + ".older")
+    shutil.rmtree(aside, ignore_errors=True)
+    path.rename(aside)
+    try:
+        draft.rename(path)
+    except BaseException:
+        aside.rename(path)
+        raise
+    shutil.rmtree(aside)
 
 
 def load(path: Path, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Posterior:
@@ -102,7 +116,7 @@ def load(path: Path, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) 
         with seeded(config["seed"]):
             guide.setup(*args, **kwargs)
         found = _sites(guide)
-    except (ModelError, TypeError) as error:
+    except Exception as error:  # the given model is any code
         raise SavedPosteriorError(
             f"{path} was fitted to a model with the sites {config['sites']}, but the given model "
             f"can't be run with the saved arguments ({error}). Pass the model it was fitted to."
@@ -147,34 +161,46 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         )
     try:
         config = json.loads((path / FILES[0]).read_text(encoding="utf-8"))
-        # weights_only: tensors and plain containers, never code.
-        tensors = torch.load(path / FILES[1], weights_only=True, map_location="cpu")
-        with np.load(path / FILES[2], allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-        if not isinstance(config, dict) or {"z", "log_p", "log_q"} - set(arrays):
-            raise ValueError("incomplete")
         version = config["format"]
-    except (
-        ValueError,
-        KeyError,
-        RuntimeError,
-        EOFError,
-        OSError,
-        zipfile.BadZipFile,
-        pickle.UnpicklingError,
-    ) as error:
-        raise SavedPosteriorError(
-            f"{path} is damaged, or wasn't written by Posterior.save "
-            f"({type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}). "
-            "Restore it from a copy, or fit again."
-        ) from error
+    except Exception as error:  # what isn't ours can fail in any way
+        raise _damaged(path, error) from error
     if version != FORMAT:
         raise SavedPosteriorError(
             f"{path} has format {version}, but this version of pyro_flows "
             f"({__version__}) reads format {FORMAT}. Use the version that wrote it, "
             f"{config.get('pyro_flows')}."
         )
+    try:
+        with warnings.catch_warnings():  # torch warns of foreign pickles before it refuses them
+            warnings.simplefilter("ignore")
+            # weights_only: tensors and plain containers, never code.
+            tensors = torch.load(path / FILES[1], weights_only=True, map_location="cpu")
+        with (path / FILES[2]).open("rb") as file, np.load(file, allow_pickle=False) as loaded:
+            arrays = {name: loaded[name] for name in loaded.files}
+        _check_complete(config, tensors, arrays)
+    except Exception as error:
+        raise _damaged(path, error) from error
     return config, tensors, arrays
+
+
+def _check_complete(config: Any, tensors: Any, arrays: Any) -> None:
+    """Raise ValueError if a part is missing, or the arrays aren't of the same draws."""
+    names = {"sites", "flow", "seed", "cost", "verdict", "report", "arguments_saved", "pyro_flows"}
+    wanted = {"guide", "arguments"} if config.get("arguments_saved") else {"guide"}
+    lacking = [*(names - set(config)), *(wanted - set(tensors)), *(ARRAYS - set(arrays))]
+    if lacking:
+        raise ValueError(f"without {', '.join(sorted(lacking))}")
+    lengths = {len(arrays[name]) for name in ARRAYS}
+    if len(lengths) > 1:
+        raise ValueError(f"arrays of {sorted(lengths)} draws")
+
+
+def _damaged(path: Path, error: Exception) -> SavedPosteriorError:
+    what = str(error).splitlines()[0][:200] if str(error) else ""
+    return SavedPosteriorError(
+        f"{path} is damaged, or wasn't written by Posterior.save "
+        f"({type(error).__name__}: {what}). Restore it from a copy, or fit again."
+    )
 
 
 def _sites(guide: AutoFlow) -> dict[str, list[int]]:

@@ -97,6 +97,7 @@ def warm_start(guide: AutoFlow, *args: Any, **kwargs: Any) -> Gaussian:
             "at the end of the flow. Use guide = AutoFlow(model)."
         )
     guide.setup(*args, **kwargs)
+    guide._check_unchanged(args, kwargs)
     log_joint = LogJoint(guide.bare_model, guide, args, kwargs, through=guide.noncentring)
     return find_gaussian(log_joint, guide)
 
@@ -138,6 +139,26 @@ def find_gaussian(log_joint: LogJoint, guide: AutoFlow) -> Gaussian:
     return best
 
 
+@torch.no_grad()
+def find_modes(log_joint: LogJoint, loc: Tensor) -> Gaussian:
+    """Maxima of the log joint, from over-dispersed starts around a point.
+
+    For guides that aren't set from outside, so that a mode that they miss is known all the same.
+
+    Args:
+        log_joint: the model's.
+        loc: a packed vector.
+
+    Returns:
+        ``modes``, ``mode_evidence`` and what they cost; location and scale are of no use.
+    """
+    plain = Gaussian(loc, 0.1 * torch.eye(len(loc)).to(loc))
+    starts = _starts(log_joint, plain)
+    if len(loc) <= LARGEST_HESSIAN and not log_joint.stochastic:
+        _, plain.gradients, plain.modes, plain.mode_evidence = _newton(log_joint, starts, plain)
+    return plain
+
+
 def _search(log_joint: LogJoint, plain: Gaussian) -> Gaussian:
     """The best Gaussian found from a plain one, in the log joint's coordinates."""
     starts = _starts(log_joint, plain)
@@ -169,8 +190,9 @@ def _elbos(log_joint: LogJoint, loc: Tensor, scale: Tensor, draws: int) -> Tenso
     noise = torch.cat([half, -half])
     z = loc[:, None] + noise @ scale.mT
     log_p = log_joint.in_chunks(z.reshape(-1, dim)).reshape(z.shape[:-1])
-    entropy = torch.linalg.slogdet(scale)[1] + 0.5 * dim * (1 + math.log(2 * math.pi))
-    result = log_p.mean(-1) + entropy
+    # log q of the same draws, not its mean: where the posterior is Gaussian the noise cancels.
+    log_q = -0.5 * noise.square().sum(-1) - 0.5 * dim * math.log(2 * math.pi)
+    result = (log_p - log_q).mean(-1) + torch.linalg.slogdet(scale)[1]
     return torch.where(torch.isfinite(result), result, -math.inf)
 
 

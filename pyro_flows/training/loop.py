@@ -37,7 +37,7 @@ class Schedule:
         good_enough: stop when ``Score.excess`` is at most this.
     """
 
-    cycles: Sequence[int] = (500, 1000, 2000)
+    cycles: Sequence[int] = (400, 800, 1600)
     learning_rate: float = 3e-2
     min_gain: float = 0.002
     good_enough: float = -math.inf
@@ -205,7 +205,7 @@ class _Loop:
                     mean.lerp_(parameter.detach(), 1.0 / averaged)
             if (step + 1) % LOOK == 0 or step + 1 == steps:
                 window = torch.stack(self.objective[-LOOK:])
-                now, noise = float(window.mean()), float(window.std())
+                now, noise = float(window.mean()), float(window.std(correction=0))
                 bar.update(min(LOOK, step + 1 - (step // LOOK) * LOOK))
                 bar.set_postfix_str(f"ELBO {now:.4g}")
                 if not math.isfinite(now) or now < best_window - 10 - 5 * noise:

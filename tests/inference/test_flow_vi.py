@@ -125,7 +125,7 @@ class TestGuides:
         assert posterior.verdict.status in ("reliable", "corrected", "not reliable")
         assert math.isfinite(posterior.elbo)
         if not isinstance(guide, AutoFlow):
-            assert posterior.cost["gradients"] == 100, "5 steps of 20, and no warm start"
+            assert posterior.cost["seconds_warm_start"] < 5
 
     def test_a_gaussian_guide_is_trained(self):
         guide = AutoMultivariateNormal(normal_mean)
@@ -244,6 +244,28 @@ class TestInterrupt:
         assert torch.equal(torch.get_rng_state(), before)
 
 
+MEANS = torch.tensor([0.0, 3.0], dtype=torch.float64)
+SHARES = torch.tensor([0.4, 0.6], dtype=torch.float64)
+
+
+@config_enumerate
+def mixture_of_each(y):
+    """Each datum from one of two components, which are shifted together."""
+    shift = pyro.sample("shift", dist.Normal(0.0, 1.0))
+    with pyro.plate("data", len(y)):
+        k = pyro.sample("k", dist.Categorical(SHARES))
+        pyro.sample("y", dist.Normal(MEANS[k] + shift, 1.0), obs=y)
+
+
+@config_enumerate
+def mixture_of_all(y):
+    """All data from one of two components."""
+    shift = pyro.sample("shift", dist.Normal(0.0, 1.0))
+    k = pyro.sample("k", dist.Categorical(SHARES))
+    with pyro.plate("data", len(y)):
+        pyro.sample("y", dist.Normal(MEANS[k] + shift, 1.0), obs=y)
+
+
 class TestModels:
     def test_one_that_cannot_be_vectorised_says_so(self):
         def branching(y):
@@ -256,29 +278,20 @@ class TestModels:
         assert "Log joint: sequential (" in repr(posterior)
         assert posterior.log_evidence == pytest.approx(normal_mean_exact(Y)[2], abs=1e-3)
 
-    @pytest.mark.parametrize("local", [True, False], ids=["a draw per datum", "one for all"])
-    def test_enumerated_discrete_latents(self, local):
-        y = torch.tensor([0.3, 2.9, 3.2, -0.1] if local else [0.3, -0.4, 0.2, -0.6])
-        means = torch.tensor([0.0, 3.0])
-
-        @config_enumerate
-        def mixture(y):
-            shift = pyro.sample("shift", dist.Normal(0.0, 1.0))
-            if not local:
-                k = pyro.sample("k", dist.Categorical(torch.tensor([0.4, 0.6])))
-            with pyro.plate("data", len(y)):
-                if local:
-                    k = pyro.sample("k", dist.Categorical(torch.tensor([0.4, 0.6])))
-                pyro.sample("y", dist.Normal(means[k] + shift, 1.0), obs=y)
-
-        posterior = run(mixture, y)
+    @pytest.mark.parametrize(
+        ("model", "y"),
+        [("local", [0.3, 2.9, 3.2, -0.1]), ("all", [-1.0, -1.4, -0.8, -1.6])],
+        ids=["a draw per datum", "one for all"],
+    )
+    def test_enumerated_discrete_latents(self, model, y):
+        y = torch.tensor(y)
+        posterior = run(mixture_of_each if model == "local" else mixture_of_all, y)
         grid = torch.linspace(-8, 8, 8001)
-        component = dist.Normal(means + grid[:, None, None], 1.0).log_prob(y[:, None])
-        weight = torch.tensor([0.4, 0.6]).log()
-        if local:
-            likelihood = torch.logsumexp(component + weight, -1).sum(-1)
+        component = dist.Normal(MEANS + grid[:, None, None], 1.0).log_prob(y[:, None])
+        if model == "local":
+            likelihood = torch.logsumexp(component + SHARES.log(), -1).sum(-1)
         else:
-            likelihood = torch.logsumexp(component.sum(-2) + weight, -1)
+            likelihood = torch.logsumexp(component.sum(-2) + SHARES.log(), -1)
         joint = likelihood + dist.Normal(0.0, 1.0).log_prob(grid)
         evidence = float(torch.logsumexp(joint, 0) + math.log(16 / 8000))
         mean = float((joint.softmax(0) * grid).sum())
@@ -345,9 +358,16 @@ class TestMissedModes:
         posterior = fitted("normal")
         assert not any("maxima" in reason for reason in posterior.verdict.reasons)
 
-    def test_also_with_another_guide(self):
-        guide = AutoDiagonalNormal(far_modes, init_loc_fn=lambda site: torch.tensor(6.0))
-        posterior = run(far_modes, guide=guide, num_steps=200, learning_rate=0.05)
+    @pytest.mark.parametrize("guide", [AutoDiagonalNormal, AutoMultivariateNormal])
+    def test_also_with_another_guide(self, guide):
+        guide = guide(far_modes, init_loc_fn=lambda site: torch.tensor(1.0))
+        posterior = run(far_modes, guide=guide, num_steps=200, learning_rate=0.1)
+        assert posterior.verdict.status == "not reliable"
+
+    def test_two_modes_of_a_mixture(self):
+        # Half the mass is missed after so few steps: the evidence is wrong, and it says so.
+        posterior = run(mixture_of_all, torch.tensor([0.3, 2.9, 3.2, -0.1]))
+        assert posterior.log_evidence < -9.775 - 0.1
         assert posterior.verdict.status == "not reliable"
 
 

@@ -179,10 +179,9 @@ class TestParametersOfTheModel:
         assert float(log_joint.parameters["scale"].grad) == pytest.approx(-float(expected), 0.02)
 
     def test_they_are_learned_with_the_guide(self):
-        y = 3 * Y
-        posterior = FlowVI(
-            empirical_bayes, flow=affine, num_steps=150, learning_rate=0.05, progress=False
-        ).run(y)
+        y = 1.5 * Y
+        options = {"num_steps": 300, "num_particles": 64, "learning_rate": 0.05}
+        posterior = FlowVI(empirical_bayes, flow=affine, progress=False, **options).run(y)
         best = math.sqrt(float(y.square().mean()) - 1)
         assert float(posterior.parameters["scale"]) == pytest.approx(best, rel=0.02)
         shrink = best**2 / (best**2 + 1)

@@ -77,7 +77,7 @@ class TestGaussianPosterior:
         assert found.growing is None
 
     def test_what_the_guide_holds_is_what_was_found(self):
-        found, guide, _ = search(groups, SCORES)
+        found, guide, _ = search(funnel)
         assert torch.equal(guide.affine.loc, found.loc)
         torch.testing.assert_close(guide.affine.scale_tril, found.scale_tril)
 
@@ -274,7 +274,7 @@ def test_gradients_are_counted(monkeypatch):
 
     monkeypatch.setattr(LogJoint, "value_and_grad", value_and_grad)
     monkeypatch.setattr(LogJoint, "value_grad_hessian", value_grad_hessian)
-    found, _, _ = search(groups, SCORES)
+    found, _, _ = search(funnel)
     assert seen > 1000
     # Values in line searches are counted too, so it is more, but not by much.
     assert seen <= found.gradients <= 3 * seen
