@@ -27,7 +27,7 @@ from pyro_flows.guides import structure
 from pyro_flows.guides.initialization import Start, init_to_median_or_feasible
 from pyro_flows.guides.param_store import register
 from pyro_flows.guides.prior_scale import noncentring
-from pyro_flows.guides.unpack import constrain, unconstrain
+from pyro_flows.guides.unpack import constrain, coordinate_sites, unconstrain
 from pyro_flows.transforms import CholeskyAffine, Compose, Layer, NonCentring
 
 QUANTILE_DRAWS = 10_000
@@ -186,11 +186,7 @@ class AutoFlow(AutoContinuous):
         """Level in the model's hierarchy of every packed coordinate."""
         names = list(self._unconstrained_shapes)
         levels = structure.site_levels(self.model, args, kwargs, names)
-        result: list[int] = []
-        for name, shape in self._unconstrained_shapes.items():
-            size = self._filling[name][0] if name in self._filling else shape.numel()
-            result += [levels[name]] * size
-        return result
+        return [levels[name] for name in coordinate_sites(self)]
 
     def _first_run(self, *args: Any, **kwargs: Any) -> poutine.Trace:
         """Trace the model; at float64 latents if it refuses to mix those it starts with."""

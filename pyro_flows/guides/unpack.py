@@ -53,6 +53,15 @@ def named_sites(guide: AutoContinuous) -> list[tuple[str, Any]]:
     return list(trace.iter_stochastic_nodes())
 
 
+def coordinate_sites(guide: AutoContinuous) -> list[str]:
+    """The site that each packed coordinate belongs to, one name a coordinate."""
+    names: list[str] = []
+    for name, shape in guide._unconstrained_shapes.items():
+        active = getattr(guide, "_active", {}).get(name)
+        names += [name] * (shape.numel() if active is None else int(active.sum()))
+    return names
+
+
 def unconstrain(guide: AutoContinuous, values: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     """Pack constrained values into the guide's vector.
 

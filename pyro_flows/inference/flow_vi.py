@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +21,7 @@ from pyro_flows.diagnostics.verdict import RELIABLE_GAP
 from pyro_flows.errors import GuideError, InfeasibleModelError
 from pyro_flows.guides import AutoFlow, LogJoint, init_to_median_or_feasible, structure
 from pyro_flows.guides.auto_flow import FlowSpec
+from pyro_flows.guides.unpack import coordinate_sites
 from pyro_flows.inference.objectives import Objective
 from pyro_flows.inference.posterior import Pool, Posterior
 from pyro_flows.inference.randomness import seeded
@@ -118,10 +119,14 @@ class FlowVI:
             clock.lap("setup")
             start = self._warm_start(guide, log_joint, objective)
             clock.lap("warm start")
-            # A posterior that isn't proper has no best flow: the Gaussian shows where.
-            hopeless = start is not None and start.growing is not None
-            report = Report(stop_reason="not trained: the posterior may be improper")
-            if not hopeless:
+            if start is None:
+                report = Report(
+                    stop_reason="interrupted by the user in the warm start", interrupted=True
+                )
+            elif start.growing is not None:
+                # A posterior that isn't proper has no best flow: the Gaussian shows where.
+                report = Report(stop_reason="not trained: the posterior may be improper")
+            else:
                 report = self._train(objective, log_joint)
             clock.lap("training")
             pool = _pool(objective, POOL if log_joint.mode != "sequential" else SLOW_POOL)
@@ -144,7 +149,9 @@ class FlowVI:
         )
 
     def _guide(self, *args: Any, **kwargs: Any) -> AutoContinuous:
-        guide = self.guide or AutoFlow(self.model, self.flow, self.init_loc_fn)
+        guide = self.guide
+        if guide is None:
+            guide = AutoFlow(self.model, self.flow, self.init_loc_fn)
         if isinstance(guide, AutoFlow):
             guide.setup(*args, **kwargs)
             guide._check_unchanged(args, kwargs)
@@ -158,6 +165,7 @@ class FlowVI:
     def _warm_start(
         self, guide: AutoContinuous, log_joint: LogJoint, objective: Objective
     ) -> Gaussian | None:
+        """Set the guide to a good start; None if the user interrupted the search."""
         if not isinstance(guide, AutoFlow):
             _, log_p, _ = objective.draw(256)
             if not bool(torch.isfinite(log_p).any()):
@@ -166,11 +174,16 @@ class FlowVI:
                     "Check supports, scales and data, or start the guide elsewhere (init_loc_fn)."
                 )
             return find_modes(log_joint, guide._init_loc().detach())
+        before, given = objective.score(), copy.deepcopy(guide.get_transform().state_dict())
         try:
             start = find_gaussian(log_joint, guide)
         except KeyboardInterrupt:
-            warnings.warn("interrupted in the warm start; the plain start is used", stacklevel=3)
-            return None
+            start = None
+        # A guide that was trained before may be better than any Gaussian; and an interrupted
+        # search leaves the guide half-way between two coordinate systems.
+        if start is None or objective.score().gain_over(before)[0] < 0:
+            guide.get_transform().load_state_dict(given)
+            log_joint.forget()
         return start
 
     def _train(self, objective: Objective, log_joint: LogJoint) -> Report:
@@ -238,7 +251,8 @@ def _faults(
     """What the importance weights can't show: (reason, advice) pairs."""
     faults, log_joint = [], objective.log_joint
     if start is not None and start.growing is not None:
-        sites = ", ".join(f"'{name}'" for name in _sites_of(guide, start.growing))
+        growing = zip(coordinate_sites(guide), start.growing.tolist(), strict=True)
+        sites = ", ".join(dict.fromkeys(f"'{name}'" for name, grows in growing if grows))
         faults.append(
             (
                 f"The posterior may be improper: the spread of {sites} keeps growing.",
@@ -272,24 +286,6 @@ def _faults(
     if report.interrupted and not report.steps:
         faults.append(("Training was interrupted before its first step.", "run it again."))
     return faults
-
-
-def _sites_of(guide: AutoContinuous, coordinates: Tensor) -> list[str]:
-    """Names of the sites that the marked coordinates of the packed vector belong to."""
-    marks = coordinates.to(dtype=torch.float64)
-    return (
-        [
-            site["name"]
-            for site, values in AutoContinuous._unpack_latent(guide, marks)
-            if bool((values > 0).any())
-        ]
-        if not getattr(guide, "_active", None)
-        else [
-            site["name"]
-            for site, values in guide._unpack_latent(marks + 1.0)
-            if bool((values == 2.0).any())
-        ]
-    )
 
 
 def _missed_modes(objective: Objective, start: Gaussian | None, weights: ImportanceWeights) -> str:

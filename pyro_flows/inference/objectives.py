@@ -132,7 +132,9 @@ class Objective:
 
     @torch.no_grad()
     def log_weight(self, x: Tensor) -> Tensor:
-        """Give log p - log q at points ``(n, D)`` in the log joint's coordinates."""
+        """Give log p - log q at points ``(n, D)`` in the model's own coordinates."""
+        if self.log_joint.through is not None:  # log-determinants cancel
+            x = self.log_joint.through.inv(x)
         if self._inner is None:
             log_q = self.guide.get_posterior(*self.args, **self.kwargs).log_prob(x)
         else:

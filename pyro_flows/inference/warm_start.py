@@ -51,7 +51,7 @@ class Gaussian:
         plain_elbo: that of the plain start.
         gradients: evaluations of the log joint's gradient spent (a Hessian counts as D).
         growing: coordinates whose spread kept growing: a sign of an improper posterior.
-        modes: ends of Newton paths at a maximum, ``(M, D)``.
+        modes: ends of Newton paths at a maximum, ``(M, D)``, in the model's own coordinates.
         mode_evidence: Laplace's log evidence at each of them, ``(M,)``.
         history: ELBO after each natural-gradient step.
         centring: degree of centring of each coordinate in which it was found; None if the model
@@ -129,6 +129,8 @@ def find_gaussian(log_joint: LogJoint, guide: AutoFlow) -> Gaussian:
             log_joint.forget()
             found = _search(log_joint, Gaussian(layer.inv(x), scale))
             found.centring = degree
+            if found.modes is not None:
+                found.modes = layer(found.modes)
             cost += found.gradients
             if best.centring is None or found.elbo > best.elbo:
                 best = found

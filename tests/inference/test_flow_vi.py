@@ -229,9 +229,16 @@ class TestInterrupt:
             raise KeyboardInterrupt
 
         monkeypatch.setattr(module, "find_gaussian", interrupted)
-        with pytest.warns(UserWarning, match="interrupted in the warm start"):
-            posterior = run(normal_mean, Y)
+        posterior = run(normal_mean, Y)
+        assert posterior.report.interrupted
+        assert "in the warm start" in posterior.report.stop_reason
+        assert posterior.verdict.status == "not reliable"
         assert posterior.draws(3)["mean"].shape == (3,)
+
+    def test_a_guide_trained_before_is_not_thrown_away(self):
+        first = run(normal_mean, Y)
+        again = FlowVI(normal_mean, guide=first.guide, seed=1, num_steps=1, progress=False).run(Y)
+        assert again.elbo > first.elbo - 1e-3
 
     def test_the_random_state_is_restored(self, monkeypatch):
         def broken(self, particles):
