@@ -57,7 +57,6 @@ class Posterior:
         weights: importance weights of the pool and what follows from them.
         report: what happened in training; ``report.history`` holds the curves.
         cost: "gradients" of the log joint, "seconds", and seconds by stage.
-        parameters: values of trainable parameters inside the model, by name.
 
     Example:
         >>> def model():
