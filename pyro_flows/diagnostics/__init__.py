@@ -19,7 +19,7 @@ from .psis import (
     ImportanceWeights,
     importance_weights,
     khat_threshold,
-    resample_without_replacement,
+    resample,
     weighted_mcse,
 )
 from .verdict import Verdict, judge
@@ -39,7 +39,7 @@ __all__ = [
     "plot_training",
     "plot_weights",
     "psislw",
-    "resample_without_replacement",
+    "resample",
     "save_netcdf",
     "to_container",
     "weighted_mcse",

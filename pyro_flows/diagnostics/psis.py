@@ -28,7 +28,7 @@ __all__ = [
     "ImportanceWeights",
     "importance_weights",
     "khat_threshold",
-    "resample_without_replacement",
+    "resample",
     "weighted_mcse",
 ]
 
@@ -167,41 +167,43 @@ def importance_weights(log_p: ArrayLike, log_q: ArrayLike) -> ImportanceWeights:
     )
 
 
-def resample_without_replacement(
-    log_weights: ArrayLike, n: int, rng: np.random.Generator
-) -> NDArray[np.intp]:
-    """Indices of n different draws, each next one chosen by weight among those left.
+def resample(log_weights: ArrayLike, n: int, rng: np.random.Generator) -> NDArray[np.intp]:
+    """Choose n draws in proportion to their weights, by systematic sampling.
 
-    Gumbel top-k: the n largest of log weight + Gumbel noise. Close to weighted draws as long as n
-    is small against the pool (a tenth or less).
+    Each draw is chosen n w times, rounded up or down at random: without replacement as long as no
+    weight exceeds 1/n, and still in proportion where one does. (Plain sampling without
+    replacement is biased towards equal weights as soon as the effective number of draws is not
+    far above n.)
 
     Args:
-        log_weights: shape (S,), any normalisation; -inf is never chosen.
-        n: how many.
-        rng: source of randomness.
+        log_weights: shape (S,), need not be normalised; -inf is never chosen.
+        n: number of draws to choose.
+        rng: numpy's generator.
 
     Returns:
-        Indices (n,), increasing: the order of choice would put heavy draws first.
+        Indices (n,), in the order of the draws; repeated where a weight exceeds 1/n.
 
     Raises:
-        ValueError: if a weight is NaN or +inf, or n exceeds the number of positive ones.
+        ValueError: if no weight is positive, or n is below 1.
 
     Example:
-        >>> resample_without_replacement([0.0, -np.inf, 0.0], 2, np.random.default_rng(0))
-        array([0, 2])
+        >>> index = resample(np.log([0.5, 0.25, 0.25, 0.0]), 4, np.random.default_rng(0))
+        >>> index.tolist()
+        [0, 0, 1, 2]
     """
     lw = _vector(log_weights)
-    (positive,) = np.nonzero(np.isfinite(lw))
-    if not 0 <= n <= positive.size:
+    if n < 1 or not np.isfinite(lw).any():
         raise ValueError(
-            f"Expected between 0 and {positive.size} draws, the number with positive weight among "
-            f"{lw.size}, got {n}: make the pool larger (ten times the draws wanted)."
+            f"Expected n >= 1 and a positive weight, got n={n} and "
+            f"{int(np.isfinite(lw).sum())} positive weights: draw more."
         )
-    if n == 0:
-        return np.empty(0, dtype=np.intp)
-    keys = lw[positive] + rng.gumbel(size=positive.size)
-    chosen = np.argpartition(keys, positive.size - n)[positive.size - n :]
-    return np.sort(positive[chosen])
+    # The draws' order must not matter: neighbours in it are chosen together too rarely.
+    order = rng.permutation(lw.size)
+    w = np.exp(lw[order] - lw.max())
+    edges = np.cumsum(w) / w.sum()
+    points = (np.arange(n) + rng.random()) / n
+    chosen = np.searchsorted(edges, points, side="right").clip(max=lw.size - 1)
+    return np.sort(order[chosen])
 
 
 def weighted_mcse(log_weights: ArrayLike, h: ArrayLike) -> NDArray[np.float64] | np.float64:

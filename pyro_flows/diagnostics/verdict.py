@@ -18,6 +18,8 @@ Status = Literal["reliable", "corrected", "not reliable"]
 # A gap of 0.00125 nats bounds a mean's shift by about 0.05 posterior standard deviations.
 RELIABLE_GAP = 0.00125
 LARGEST_INVALID_SHARE = 1e-3
+# Fewer effective draws than this say too little of a tail (the usual floor for MCMC, too).
+FEWEST_EFFECTIVE = 400
 
 
 @dataclass(frozen=True)
@@ -42,13 +44,19 @@ class Verdict:
         return "\n".join(lines)
 
 
-def judge(weights: ImportanceWeights, *, faults: Sequence[tuple[str, str]] = ()) -> Verdict:
+def judge(
+    weights: ImportanceWeights,
+    *,
+    faults: Sequence[tuple[str, str]] = (),
+    notes: Sequence[str] = (),
+) -> Verdict:
     """Judge a guide by its importance weights and by faults found elsewhere.
 
     * Any fault (improper posterior, missed mode, random log joint), or more than 0.1 % invalid
       draws: not reliable.
     * Gap plus two standard errors at most 0.00125 nats: reliable, raw draws.
-    * Else k-hat below its threshold: corrected by importance resampling.
+    * Else k-hat below its threshold, and weights worth at least 400 draws: corrected by importance
+      resampling.
     * Else not reliable.
 
     Weights can't show what no draw has visited: a far-away mode must come in as a fault, found
@@ -57,6 +65,7 @@ def judge(weights: ImportanceWeights, *, faults: Sequence[tuple[str, str]] = ())
     Args:
         weights: of draws of the guide.
         faults: pairs (reason, advice) from checks other than the weights.
+        notes: further reasons that change nothing, such as a check that couldn't be made.
 
     Returns:
         The verdict.
@@ -79,13 +88,13 @@ def judge(weights: ImportanceWeights, *, faults: Sequence[tuple[str, str]] = ())
     shown = f"{weights.khat:.2f}" if weights.khat_applicable else "not applicable"
     khat = f"k-hat {shown} (threshold {weights.threshold:.2f}, {weights.n} draws)"
     share = f"effective share {weights.share:.1%}"
-    figures = f"{gap}; {khat}; {share}."
+    figures = " ".join([f"{gap}; {khat}; {share}.", *notes])
     if faults:
         reasons = tuple(reason for reason, _ in faults)
         return Verdict("not reliable", (*reasons, figures), tuple(a for _, a in faults))
     if weights.gap + 2 * weights.gap_se <= RELIABLE_GAP:
         return Verdict("reliable", ("The guide's draws can be used as they are.", figures))
-    if weights.khat < weights.threshold:
+    if weights.khat < weights.threshold and weights.kish_ess >= FEWEST_EFFECTIVE:
         return Verdict(
             "corrected",
             ("The guide is close; its draws are corrected by importance resampling.", figures),

@@ -193,10 +193,16 @@ class AutoFlow(AutoContinuous):
         try:
             return structure.trace_model(self.model, *args, **kwargs)
         except RuntimeError as error:
-            if self._start.dtype is not None or "dtype" not in str(error):
+            message = str(error)
+            devices = [a.device for a in (*args, *kwargs.values()) if isinstance(a, Tensor)]
+            elsewhere = [device for device in devices if device.type != "cpu"]
+            if "device" in message and self._start.device is None and elsewhere:
+                self._start.device = elsewhere[0]
+            elif "dtype" in message and self._start.dtype is None:
+                self._start.dtype = torch.float64
+            else:
                 raise
-        self._start.dtype = torch.float64
-        return structure.trace_model(self.model, *args, **kwargs)
+        return self._first_run(*args, **kwargs)
 
     @staticmethod
     def _prototype_hide_fn(msg: dict[str, Any]) -> bool:
@@ -295,6 +301,8 @@ class AutoFlow(AutoContinuous):
 
     def _check_unchanged(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Look at the model again if an argument has another shape or value than at setup."""
+        if not args and not kwargs:  # as Pyro's guides allow, once they are set up
+            return
         signature = _signature(args, kwargs)
         if signature == self._signature or torch._C._get_tracing_state():
             return

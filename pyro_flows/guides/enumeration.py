@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pyro
@@ -52,7 +53,7 @@ def enumerated_log_prob(
     Args:
         model: a Pyro model with sites marked for parallel enumeration.
         guide: the ``AutoContinuous`` that decides the packing.
-        z: shape ``(P, D)``.
+        z: shape ``(P, D)``, or one vector ``(D,)``, which goes without a particle plate.
         args: the model's.
         kwargs: the model's.
         nesting: the depth of its plates, see :func:`max_plate_nesting`.
@@ -60,20 +61,22 @@ def enumerated_log_prob(
     Returns:
         Shape ``(P,)``.
     """
-    latent = z.reshape(len(z), *(1,) * nesting, z.shape[-1])
-    values, total = {}, z.new_zeros(len(z))
+    single = z.dim() == 1
+    latent = z if single else z.reshape(len(z), *(1,) * nesting, z.shape[-1])
+    values, total = {}, z.new_zeros(z.shape[:-1])
     for name, _, value, ladj in constrain(guide, latent):
         values[name] = value
-        total = total + ladj.reshape(len(z), -1).sum(-1)
+        total = total + ladj.reshape(*z.shape[:-1], -1).sum(-1)
 
-    plate = pyro.plate(PARTICLES, len(z), dim=-1 - nesting)
+    # One vector goes without a particle plate: some models index by position from the left.
+    plate = nullcontext() if single else pyro.plate(PARTICLES, len(z), dim=-1 - nesting)
     enumerated = poutine.enum(model, first_available_dim=-2 - nesting)
     with poutine.block(), plate, Substitute(values):
         trace = poutine.trace(enumerated).get_trace(*args, **kwargs)
     trace = prune_subsample_sites(trace)
     trace.compute_log_prob()
     trace.pack_tensors()
-    symbol = trace.plate_to_symbol[PARTICLES]
+    symbol = None if single else trace.plate_to_symbol[PARTICLES]
     costs, factors, _, sum_dims, scale = _compute_model_factors(trace, poutine.Trace())
     terms = [term for group in costs.values() for term in group]
     if factors:

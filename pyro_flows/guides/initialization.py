@@ -36,7 +36,7 @@ def init_to_median_or_feasible(site: dict[str, Any]) -> Tensor:
 
 
 class Start:
-    """A start per site, in a given floating type.
+    """A start per site, in a given floating type and on a given device.
 
     Flat priors carry no floating type, and number-valued ones (``Normal(0., 5.)``) the default:
     where the data are wider, the model can only be run at values as wide as they.
@@ -45,14 +45,15 @@ class Start:
     def __init__(self, init_loc_fn: Callable[[dict[str, Any]], Tensor]) -> None:
         self.init_loc_fn = init_loc_fn
         self.dtype: torch.dtype | None = None
+        self.device: torch.device | None = None
 
     def __call__(self, site: dict[str, Any]) -> Tensor:
         """The start of one site."""
         value = self.init_loc_fn(site)
-        if self.dtype is None or not value.is_floating_point():
+        if (self.dtype is None and self.device is None) or not value.is_floating_point():
             return value
         custom = getattr(value, "_pyro_custom_init", None)
-        cast: Any = value.to(self.dtype)
+        cast: Any = value.to(dtype=self.dtype, device=self.device)
         if custom is not None:
             cast._pyro_custom_init = custom
         return cast

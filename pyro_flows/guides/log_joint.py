@@ -15,6 +15,7 @@ from pyro import poutine
 from pyro.infer.autoguide.guides import AutoContinuous
 from torch import Tensor
 
+from pyro_flows.errors import ModelError
 from pyro_flows.guides import structure
 from pyro_flows.guides.capture import capture
 from pyro_flows.guides.enumeration import Substitute, enumerated_log_prob, max_plate_nesting
@@ -101,11 +102,11 @@ class LogJoint:
             return self._graph(z, with_grad=False)(z)
         return self._eager(z, "vectorised" if self.mode == "captured" else self.mode)
 
-    def value_and_grad(self, z: Tensor) -> tuple[Tensor, Tensor]:
+    def value_and_grad(self, z: Tensor, *, accumulate: bool = False) -> tuple[Tensor, Tensor]:
         """Log joint and its gradient in ``z``, shapes ``(P,)`` and ``(P, D)``, both detached.
 
-        Gradients of the model's own parameters (of the mean over finite particles) are added to
-        their ``.grad``, negated, as for a loss.
+        With ``accumulate`` the gradients of the model's own parameters (of the mean over finite
+        particles) are added to their ``.grad``, negated, as for a loss.
         """
         if self.mode == "captured":
             value, grad = self._graph(z, with_grad=True)(z.detach())
@@ -113,7 +114,7 @@ class LogJoint:
         z = z.detach().requires_grad_()
         with torch.enable_grad():
             value = self(z)
-            leaves = [p for p in self.parameters.values() if p.requires_grad]
+            leaves = [p for p in self.parameters.values() if accumulate and p.requires_grad]
             finite = torch.isfinite(value)
             total = torch.where(finite, value, torch.zeros_like(value)).sum()
             grads = torch.autograd.grad(total, [z, *leaves], allow_unused=True)
@@ -136,13 +137,20 @@ class LogJoint:
             gradient, value = torch.func.grad_and_value(self._one)(row)
             return value, gradient, torch.func.jacrev(torch.func.grad(self._one))(row)
 
-        if self.mode == "enumerated":
+        if self._discrete:
             return self._differences(z)
         with _quiet(), torch.enable_grad():
             if self.mode in ("captured", "vectorised"):
-                return torch.vmap(one, randomness="same")(z)
-            rows = [one(row) for row in z]
-            return tuple(torch.stack(part) for part in zip(*rows, strict=True))  # type: ignore[return-value]
+                value, gradient, hessian = torch.vmap(one, randomness="same")(z)
+            else:
+                rows = [one(row) for row in z]
+                value, gradient, hessian = (torch.stack(part) for part in zip(*rows, strict=True))
+        # Some operations (torch.logaddexp, far from the middle) have a gradient and no Hessian.
+        lost = torch.isfinite(gradient).all(-1) & ~torch.isfinite(hessian).flatten(1).all(-1)
+        if bool(lost.any()):
+            hessian = hessian.clone()
+            hessian[lost] = self._differences(z[lost])[2]
+        return value, gradient, hessian
 
     def _differences(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The same with the Hessian from central differences of the gradient."""
@@ -201,7 +209,7 @@ class LogJoint:
         x, ladj = self._pass(z)
         if not self._discrete:
             return self._single(x) + ladj
-        return self._enumerated(x[None]).squeeze(0) + ladj
+        return self._enumerated(x) + ladj
 
     def _enumerated(self, x: Tensor) -> Tensor:
         return enumerated_log_prob(
@@ -241,7 +249,16 @@ class LogJoint:
         with torch.no_grad(), structure.random_state_kept():
             mode: Mode = "sequential"
             torch.manual_seed(1)
-            first = self._eager(z, mode)
+            try:
+                first = self._eager(z, mode)
+            except (RuntimeError, IndexError, ValueError) as error:
+                if not self._discrete:
+                    raise
+                raise ModelError(
+                    "The model's enumerated discrete sites expected indexing that broadcasts, but "
+                    f"got {type(error).__name__}: {str(error).splitlines()[0][:200]} Index by a "
+                    "discrete site with pyro.ops.indexing: Vindex(locs)[..., assignment]."
+                ) from error
             torch.manual_seed(2)
             second = self._eager(z, mode)
         return bool((first != second).any()) and not bool(torch.isnan(first + second).any())

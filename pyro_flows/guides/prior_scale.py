@@ -15,6 +15,7 @@ from pyro.infer.autoguide.guides import AutoContinuous
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from pyro_flows.flows.architectures import MOST_LEVELS
 from pyro_flows.guides.enumeration import Substitute
 from pyro_flows.guides.unpack import constrain
 from pyro_flows.transforms import NonCentring
@@ -44,9 +45,10 @@ def noncentring(
 
     Returns:
         A centred layer, or None: no location-scale site hangs on another latent, masked elements,
-        trainable parameters in the model, or a model whose priors can't be recorded as a graph.
+        trainable parameters in the model, a chain of many levels (each costs an evaluation of the
+        model), or a model whose priors can't be recorded as a graph.
     """
-    if not any(levels) or getattr(guide, "_active", None):
+    if not 0 < len(set(levels) - {0}) <= MOST_LEVELS or getattr(guide, "_active", None):
         return None
 
     def read(z: Tensor) -> tuple[Tensor, Tensor, list[bool], bool]:
@@ -90,13 +92,24 @@ def noncentring(
 
 
 class Prior(nn.Module):
-    """A recorded graph ``(D,) -> ((D,), (D,))``."""
+    """A recorded graph ``(D,) -> ((D,), (D,))``.
+
+    The graph holds the model's data as constants. They are copied, so that nothing done to the
+    guide reaches the user's tensors, and kept out of the state dict: they are the model's.
+    """
 
     def __init__(self, graph: nn.Module) -> None:
         super().__init__()
-        self.graph = graph
+        for name, constant in list(graph.named_buffers(recurse=False)):
+            graph.register_buffer(name, constant.detach().clone())
+        self._graph = (graph,)  # in a tuple: not a submodule, so not in the state dict
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Location and log-scale at one point."""
-        loc, log_scale = self.graph(x)
+        loc, log_scale = self._graph[0](x)
         return loc, log_scale
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Prior:  # noqa: FBT001, FBT002
+        self._graph[0]._apply(fn)
+        super()._apply(fn, recurse)
+        return self

@@ -12,6 +12,7 @@ import pyro
 import torch
 from numpy.typing import NDArray
 from pyro import poutine
+from pyro.distributions.util import scale_and_mask
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
@@ -30,12 +31,12 @@ CHUNK = 500
 def to_arviz(posterior: Posterior, draws: int, *, predictive: bool) -> Any:
     """See :meth:`Posterior.to_arviz`."""
     z, index = posterior._delivered(draws)
-    pool, weights = posterior._pool_of(draws * 10 if posterior.corrected else draws)
-    assert weights is not None
+    pool, weights = posterior._pool_of(draws)
     values = posterior._constrained(z)
     trace = structure.trace_model(posterior.guide.model, *posterior.args, **posterior.kwargs)
     observed = structure.observed_sites(trace)
-    log_likelihood = run_per_draw(posterior, values, _log_likelihood)
+    left_out = _why_no_log_likelihood(posterior, trace) if observed else ""
+    log_likelihood = {} if left_out else run_per_draw(posterior, values, _log_likelihood)
     groups: dict[str, dict[str, NDArray[Any]]] = {
         "posterior": _with_chain({**values, **run_per_draw(posterior, values, _deterministic)}),
         "sample_stats": {
@@ -46,7 +47,7 @@ def to_arviz(posterior: Posterior, draws: int, *, predictive: bool) -> Any:
         },
         "log_likelihood": _with_chain(log_likelihood),
         "observed_data": {
-            name: site["value"].detach().cpu().numpy()
+            name: _data(site).cpu().numpy()
             for name, site in observed.items()
             if isinstance(site["value"], Tensor)
         },
@@ -64,7 +65,10 @@ def to_arviz(posterior: Posterior, draws: int, *, predictive: bool) -> Any:
         groups,
         dims=_dims(trace),
         coords=_coords(trace),
-        attrs=_attributes(posterior),
+        attrs={
+            **_attributes(posterior),
+            **({"log_likelihood_left_out": left_out} if left_out else {}),
+        },
     )
 
 
@@ -107,9 +111,41 @@ def _log_likelihood(joint: Any, row: Values) -> Values:
     trace = _trace(joint, row)
     result = {}
     for name, site in structure.observed_sites(trace).items():
-        # Never scaled: a subsampled plate's weight is not part of a point's likelihood.
-        result[name] = site["fn"].log_prob(site["value"])
+        # A mask of the distribution's own is in its log_prob already.
+        result[name] = scale_and_mask(site["fn"].log_prob(site["value"]), mask=site["mask"])
     return result
+
+
+def _why_no_log_likelihood(posterior: Posterior, trace: Any) -> str:
+    """A sentence if one run of the model doesn't give the likelihood of each point, else ""."""
+    if posterior.log_joint.mode == "enumerated" or any(
+        site["type"] == "sample" and structure.is_enumerated(site) for site in trace.nodes.values()
+    ):
+        return (
+            "The model has enumerated discrete sites, which are summed out of the posterior: "
+            "a run of the model draws them from their prior and doesn't sum over them."
+        )
+    if posterior.log_joint.stochastic or structure.subsampled_plates(trace):
+        return (
+            "The log joint is random (a subsampled plate, or random numbers of the model's own), "
+            "so each draw would be scored on other data or noise."
+        )
+    return ""
+
+
+def _data(site: Any) -> Tensor:
+    """What was observed, NaN where it is masked out."""
+    value: Tensor = site["value"].detach()
+    mask = structure.site_mask(site)
+    if mask is None or bool(mask.all()):
+        return value
+    event = site["fn"].event_dim
+    if event and mask.dim() < value.dim():  # over the batch only
+        mask = mask.reshape(*mask.shape, *(1,) * event)
+    value, mask = torch.broadcast_tensors(value, mask)
+    if not value.is_floating_point():
+        value = value.to(torch.get_default_dtype())
+    return torch.where(mask, value, torch.full_like(value, torch.nan))
 
 
 def _deterministic(joint: Any, row: Values) -> Values:

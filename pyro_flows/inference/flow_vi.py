@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pyro
+import pyro.distributions as dist
 import torch
 from pyro.infer.autoguide.guides import AutoContinuous
 from torch import Tensor
@@ -42,7 +43,9 @@ class FlowVI:
 
     Args:
         model: a Pyro model.
-        guide: an ``AutoContinuous`` of it, in place of an ``AutoFlow``.
+        guide: an ``AutoContinuous`` of it, in place of an ``AutoFlow``. An ``AutoFlow`` is copied,
+            so that posteriors made from it before stay as they are; other guides are trained in
+            place.
         flow: for the ``AutoFlow``: a registered name, a function of the dimension, or a ``Flow``.
         seed: all random numbers of the run; the global random state is left as it was.
         num_steps: train exactly this many steps; by default until there is no more gain.
@@ -53,7 +56,8 @@ class FlowVI:
         progress: show progress bars.
 
     Two runs with one seed agree bit for bit on one machine with the same versions and number of
-    threads.
+    threads. Trainable parameters of the model (``pyro.param``) start from their current values and
+    are left trained, as by ``SVI``; ``pyro.clear_param_store()`` starts them anew.
 
     Example:
         >>> def model(y):
@@ -73,7 +77,7 @@ class FlowVI:
         flow: FlowSpec = "default",
         seed: int = 0,
         num_steps: int | None = None,
-        max_steps: int = 4000,
+        max_steps: int = 2800,
         num_particles: int | None = None,
         learning_rate: float = 3e-2,
         init_loc_fn: Callable[[dict[str, Any]], Tensor] = init_to_median_or_feasible,
@@ -82,7 +86,17 @@ class FlowVI:
         if guide is not None and not isinstance(guide, AutoContinuous):
             raise GuideError(
                 f"FlowVI expected guide= to be an AutoContinuous, but got {type(guide).__name__}. "
-                "Use AutoFlow(model), AutoMultivariateNormal(model) or AutoDiagonalNormal(model)."
+                "Use AutoFlow(model), AutoMultivariateNormal(model) or AutoDiagonalNormal(model); "
+                "the name of a flow goes to flow=."
+            )
+        if num_particles is not None and (not isinstance(num_particles, int) or num_particles < 2):
+            raise GuideError(
+                f"FlowVI expected num_particles >= 2, but got {num_particles!r}. Leave it out for "
+                "the default of 256."
+            )
+        if not isinstance(seed, int) or seed < 0:
+            raise GuideError(
+                f"FlowVI expected seed to be an integer >= 0, but got {seed!r}. 0 is the default."
             )
         for name, value in {"num_steps": num_steps, "max_steps": max_steps}.items():
             if value is not None and (not isinstance(value, int) or value < 1):
@@ -132,7 +146,9 @@ class FlowVI:
             pool = _pool(objective, POOL if log_joint.mode != "sequential" else SLOW_POOL)
             weights = importance_weights(pool.log_p, pool.log_q)
             faults = _faults(guide, objective, start, report, weights)
-            verdict = judge(weights, faults=faults)
+            unchecked = start is None or start.modes is None
+            notes = ["Not checked for further modes."] if unchecked else []
+            verdict = judge(weights, faults=faults, notes=notes)
             clock.lap("evaluation")
         gradients = objective.gradients + (start.gradients if start else 0)
         return Posterior(
@@ -153,6 +169,7 @@ class FlowVI:
         if guide is None:
             guide = AutoFlow(self.model, self.flow, self.init_loc_fn)
         if isinstance(guide, AutoFlow):
+            guide = copy.deepcopy(guide) if self.guide is not None else guide
             guide.setup(*args, **kwargs)
             guide._check_unchanged(args, kwargs)
             return guide
@@ -160,6 +177,11 @@ class FlowVI:
         # Other guides make their parameters in a first call; their global names are not used.
         with pyro.get_param_store().scope():
             guide(*args, **kwargs)
+        if isinstance(guide.get_posterior(*args, **kwargs), dist.Delta):
+            raise GuideError(
+                f"FlowVI expected a guide with a density, but got {type(guide).__name__}, a "
+                "single point. Use AutoFlow(model)."
+            )
         return guide
 
     def _warm_start(
@@ -231,6 +253,7 @@ def _cycles(num_steps: int | None, max_steps: int) -> list[int]:
     while sum(cycles) + steps <= max_steps:
         cycles.append(steps)
         steps *= 2
+    cycles[-1] += max_steps - sum(cycles)
     return cycles
 
 
@@ -271,7 +294,7 @@ def _faults(
         faults.append(
             (
                 f"The log joint is random ({what}), so the guide's draws can't be weighed.",
-                "run once more with the full data and guide=posterior.guide, num_steps=1.",
+                "make the subsample size an argument of the model; fit once more with all data.",
             )
         )
     missed = _missed_modes(objective, start, weights)

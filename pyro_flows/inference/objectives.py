@@ -71,14 +71,14 @@ class Objective:
         return self._plain_gradient(particles)
 
     def _path_gradient(self, flow: FlowDistribution, particles: int) -> tuple[Tensor, Tensor]:
-        half = flow.base.rsample((particles // 2,))
+        half = flow.base.rsample(((particles + 1) // 2,))
         # Mirrored pairs: odd parts of the noise cancel exactly. (A base that isn't symmetric is
         # sampled plainly.)
         mirrored = isinstance(self.guide._flow.base, StandardNormal)
-        other = -half if mirrored else flow.base.rsample((particles - particles // 2,))
-        noise = torch.cat([half, other])
+        other = -half if mirrored else flow.base.rsample((particles // 2,))
+        noise = torch.cat([half, other[: particles // 2]])
         x, _ = flow.transform.forward_and_ladj(noise)
-        value, gradient = self.log_joint.value_and_grad(x)
+        value, gradient = self.log_joint.value_and_grad(x, accumulate=True)
         for parameter in self.parameters:
             parameter.requires_grad_(False)
         try:
@@ -101,7 +101,7 @@ class Objective:
         posterior = self.guide.get_posterior(*self.args, **self.kwargs)
         x = posterior.rsample((particles,))
         log_q = posterior.log_prob(x)
-        value, gradient = self.log_joint.value_and_grad(x)
+        value, gradient = self.log_joint.value_and_grad(x, accumulate=True)
         finite = torch.isfinite(value) & torch.isfinite(gradient).all(-1)
         count = finite.sum().clamp_min(1)
         gradient = torch.where(finite.unsqueeze(-1), gradient, torch.zeros_like(gradient))
@@ -113,13 +113,19 @@ class Objective:
     @torch.no_grad()
     def score(self) -> Score:
         """The ELBO of the state per held-out draw, and an upper estimate of the gap."""
-        _, log_p, log_q = self._draw(self._count, self._heldout)
-        ratio = log_p - log_q
+        with torch.random.fork_rng(devices=[], enabled=self.log_joint.stochastic):
+            if self.log_joint.stochastic:  # the same minibatches for every state
+                torch.manual_seed(20_112)
+            _, log_p, log_q = self._draw(self._count, self._heldout)
+        every = log_p - log_q
+        ratio = every[torch.isfinite(every)]
+        if len(ratio) < 2:
+            return Score(every)
         gap = torch.logsumexp(ratio, 0) - math.log(len(ratio)) - ratio.mean()
         # Twice the standard error of the gap, whose leading term is half the variance of ratio.
         spread = (ratio - ratio.mean()).square()
         excess = float(gap + spread.std() / math.sqrt(len(ratio)))
-        return Score(ratio, excess if math.isfinite(excess) else math.inf)
+        return Score(every, excess if math.isfinite(excess) else math.inf)
 
     @torch.no_grad()
     def draw(self, n: int) -> tuple[Tensor, Tensor, Tensor]:

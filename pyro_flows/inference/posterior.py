@@ -5,12 +5,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import html
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyro
 import torch
 from numpy.typing import NDArray
 from pyro.infer.autoguide.guides import AutoContinuous
@@ -79,8 +83,16 @@ class Posterior:
         seed: int,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
+        model_state: dict[str, Tensor] | None = None,
     ) -> None:
         self.guide, self.log_joint = guide, log_joint
+        # Values of the model's own parameters at the end of the fit; the store's may move on.
+        self.model_state = {
+            name: leaf.detach().clone() for name, leaf in log_joint.parameters.items()
+        }
+        self.model_state.update(model_state or {})
+        known = pyro.get_param_store()._constraints
+        self._constraints = {name: known[name] for name in self.model_state if name in known}
         self.pool, self.weights, self.verdict = pool, weights, verdict
         self.report, self.cost, self.seed = report, cost, seed
         self.args, self.kwargs = args, kwargs
@@ -120,18 +132,41 @@ class Posterior:
 
     @property
     def ess(self) -> float:
-        """Effective number of draws in the pool: its size for raw draws, Kish's if corrected."""
-        return self.weights.kish_ess if self.corrected else float(len(self.pool))
+        """Effective number of draws in the pool: its size if *reliable*, else Kish's."""
+        reliable = self.verdict.status == "reliable"
+        return float(len(self.pool)) if reliable else self.weights.kish_ess
 
     @property
     def corrected(self) -> bool:
         """Whether the draws handed over are importance resampled."""
         return self.verdict.status == "corrected"
 
+    @contextlib.contextmanager
+    def under_model_state(self) -> Iterator[None]:
+        """Set the model's own parameters to their values at the end of the fit, inside."""
+        leaves = self.log_joint.parameters
+        store = pyro.get_param_store()
+        before = {name: leaf.detach().clone() for name, leaf in leaves.items()}
+        missing = [name for name in leaves if name in self._constraints and name not in store]
+        with torch.no_grad():
+            for name, leaf in leaves.items():
+                leaf.copy_(self.model_state[name])
+        for name in missing:
+            store._params[name], store._param_to_name[leaves[name]] = leaves[name], name
+            store._constraints[name] = self._constraints[name]
+        try:
+            yield
+        finally:
+            for name in missing:
+                del store[name]
+            with torch.no_grad():
+                for name, leaf in leaves.items():
+                    leaf.copy_(before[name])
+
     @property
     def parameters(self) -> dict[str, Tensor]:
-        """Trainable parameters of the model, on the constrained scale, detached."""
-        with seeded(self.seed):
+        """Trainable parameters of the model at the end of the fit, constrained, detached."""
+        with seeded(self.seed), self.under_model_state():
             trace = self.log_joint.run_model()
         return {
             name: site["value"].detach().clone()
@@ -145,8 +180,8 @@ class Posterior:
         """Draws of every latent site.
 
         The guide's own if the verdict is *reliable* (or *not reliable*: then they are all there
-        is); importance resampled without replacement from a pool ten times as large if
-        *corrected*.
+        is); importance resampled from a pool at least ten times as large if *corrected*: without
+        repeats as long as no draw weighs more than 1/n. Draws outside the support are left out.
 
         Args:
             n: number of draws.
@@ -162,23 +197,23 @@ class Posterior:
         """Unconstrained draws handed over, and where in the pool they stand."""
         if not isinstance(n, int) or n < 1:
             raise GuideError(f"Posterior.draws expected n >= 1, but got {n!r}. Ask for a number.")
-        pool, weights = self._pool_of(n * POOL_PER_DRAW if self.corrected else n)
-        inside = np.isfinite(weights.log_weights) if weights is not None else None
-        if self.corrected and weights is not None:
+        pool, weights = self._pool_of(n)
+        if self.corrected:
             rng = np.random.default_rng(self.seed)
-            n = min(n, int(inside.sum())) if inside is not None else n
-            index = diagnostics.resample_without_replacement(weights.log_weights, n, rng)
+            index = diagnostics.resample(weights.log_weights, n, rng)
             rng.shuffle(index)
             return pool.z[index], index
         index = np.flatnonzero(np.isfinite(pool.log_p))
-        if len(index) < n:
-            index = np.arange(len(pool)) if not len(index) else np.resize(index, n)
+        if len(index) < n:  # hardly any draw is inside the support, which the verdict says
+            index = np.arange(n)
         return pool.z[index[:n]], index[:n]
 
-    def _pool_of(self, size: int) -> tuple[Pool, ImportanceWeights | None]:
-        """The pool, or a larger one made in the same way."""
-        # Draws outside the support are left out, so a few more are needed.
-        need = int(size * (1 + 1.5 * self.weights.n_zero / self.weights.n)) if size else size
+    def _pool_of(self, n: int) -> tuple[Pool, ImportanceWeights]:
+        """The pool, or a larger one made alike, from which n draws can be handed over."""
+        size = n * POOL_PER_DRAW if self.corrected else n
+        # Draws outside the support are left out, so more are needed; within reason.
+        inside = 1 - (self.weights.n_zero + self.weights.n_invalid) / self.weights.n
+        need = math.ceil(1.1 * size / max(inside, 0.05)) if inside < 1 else size
         if need <= len(self.pool):
             return self.pool, self.weights
         more = Pool(*self.sample_guide(need - len(self.pool), seed=self.seed + 1))
@@ -207,7 +242,7 @@ class Posterior:
         from pyro_flows.inference.objectives import Objective
 
         parts = []
-        with seeded(seed):
+        with seeded(seed), self.under_model_state():
             objective = Objective(self.guide, self.log_joint, self.args, self.kwargs, heldout=1)
             for start in range(0, n, 10_000):
                 parts.append(objective.draw(min(10_000, n - start)))
@@ -235,7 +270,8 @@ class Posterior:
 
         Args:
             interval: probability of the central interval.
-            decimals: round to so many; None for full precision.
+            decimals: round to so many, small values to as many significant digits; None for full
+                precision.
 
         Returns:
             A pandas DataFrame; rows "site" or "site[i,j]", columns "mean", "sd", the two ends of
@@ -245,7 +281,7 @@ class Posterior:
         from pyro_flows.inference.table import summarise
 
         table = summarise(self, interval)
-        return table if decimals is None else table.round(decimals)
+        return table if decimals is None else table.map(lambda x: _rounded(x, decimals))
 
     def to_arviz(self, draws: int = 4000, *, predictive: bool = True) -> Any:
         """The posterior for ArviZ: InferenceData on ArviZ 0.x, DataTree on 1.x.
@@ -260,7 +296,7 @@ class Posterior:
         """
         from pyro_flows.inference.export import to_arviz
 
-        with seeded(self.seed):
+        with seeded(self.seed), self.under_model_state():
             return to_arviz(self, draws, predictive=predictive)
 
     def plot(self) -> Any:
@@ -301,6 +337,15 @@ class Posterior:
 
         return load(Path(path), model, args, kwargs)
 
+    def _relative(self) -> str:
+        """A remark where a flat prior makes the evidence depend on units."""
+        flat = [
+            f"'{name}'"
+            for name, site in named_sites(self.guide)
+            if type(site["fn"]).__name__ == "ImproperUniform"
+        ]
+        return f" (relative: improper prior on {', '.join(flat)})" if flat else ""
+
     def _figures(self) -> str:
         khat = f"{self.khat:.2f}" if self.weights.khat_applicable else "n/a"
         return (
@@ -316,7 +361,7 @@ class Posterior:
         lines = [
             str(self.verdict),
             f"ELBO {self.elbo:.4f} ± {self.elbo_se:.4f}, log evidence {self.log_evidence:.4f} ± "
-            f"{self.log_evidence_se:.4f}",
+            f"{self.log_evidence_se:.4f}{self._relative()}",
             f"Sites: {sites}",
             f"Cost: {self.cost['gradients']:,} gradients, {self.report.steps} steps, "
             f"{self.cost['seconds']:.1f} s (stopped: {self.report.stop_reason})",
@@ -335,3 +380,10 @@ class Posterior:
             f"<div><b style='color:{colour[self.verdict.status]}'>{html.escape(first)}</b>"
             f"<pre>{html.escape(chr(10).join(rest))}</pre>{self.summary().to_html()}</div>"
         )
+
+
+def _rounded(x: float, decimals: int) -> float:
+    """Round to decimals, but a small number to as many significant digits."""
+    if not math.isfinite(x) or x == 0:
+        return x
+    return round(x, max(decimals, decimals - 1 - math.floor(math.log10(abs(x)))))

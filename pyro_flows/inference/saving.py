@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 FORMAT = 1
 FILES = ("posterior.json", "guide.pt", "arrays.npz")
 ARRAYS = frozenset({"z", "log_p", "log_q"})
+DTYPES = {str(t).removeprefix("torch."): t for t in (torch.float32, torch.float64)}
+# Stored draws on which the given model must have the saved log density.
+CHECK_POINTS = 8
+SCALARS = (type(None), int, float, str, bool, Tensor, torch.nn.Parameter)
 
 
 def save(posterior: Posterior, path: Path) -> Path:
@@ -39,11 +43,19 @@ def save(posterior: Posterior, path: Path) -> Path:
             f"Posterior.save expected an AutoFlow guide, but got {type(guide).__name__}. Save its "
             "state_dict yourself: torch.save(posterior.guide.state_dict(), path)."
         )
-    plain = _is_plain((posterior.args, posterior.kwargs))
+    if guide.flow_name is None:
+        raise SavedPosteriorError(
+            "Posterior.save expected a flow with a registered name, but this guide's was given as "
+            "an object, so it can't be built again. Register its constructor "
+            "(@flows.register_flow) and fit with flow='name'."
+        )
+    args, kwargs = _without_numpy((posterior.args, posterior.kwargs))
+    plain = _is_plain((args, kwargs))
     config = {
         "format": FORMAT,
         "pyro_flows": __version__,
         "flow": guide.flow_name,
+        "dtype": str(next(guide.parameters()).dtype).removeprefix("torch."),
         "sites": _sites(guide),
         "seed": posterior.seed,
         "cost": posterior.cost,
@@ -57,9 +69,12 @@ def save(posterior: Posterior, path: Path) -> Path:
         "log_q": posterior.pool.log_q,
         **{f"history_{k}": v for k, v in posterior.report.history.items()},
     }
-    tensors = {"guide": guide.state_dict()}
+    tensors = {
+        "guide": guide.state_dict(),
+        "model_state": dict(posterior.model_state),
+    }
     if plain:
-        tensors["arguments"] = {"args": list(posterior.args), "kwargs": dict(posterior.kwargs)}
+        tensors["arguments"] = {"args": list(args), "kwargs": dict(kwargs)}
     # Written beside and moved into place, so that an interrupted save loses nothing.
     draft = path.with_name(path.name + ".partial")
     shutil.rmtree(draft, ignore_errors=True)
@@ -106,12 +121,7 @@ def load(path: Path, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) 
             )
         saved = tensors["arguments"]
         args, kwargs = tuple(saved["args"]), saved["kwargs"]
-    if config["flow"] is None:
-        raise SavedPosteriorError(
-            f"{path} holds a flow that has no registered name, so it can't be built again. "
-            "Register its constructor (@flows.register_flow) and fit with flow='name'."
-        )
-    guide = AutoFlow(model, config["flow"])
+    guide = AutoFlow(model, config["flow"], dtype=DTYPES[config["dtype"]])
     try:
         with seeded(config["seed"]):
             guide.setup(*args, **kwargs)
@@ -134,13 +144,19 @@ def load(path: Path, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) 
             "Load it with the version of pyro_flows that wrote it, "
             f"{config['pyro_flows']} (this is {__version__})."
         ) from error
-    guide = guide.to(tensors["guide"][next(iter(dict(guide.named_parameters())))].dtype)
+    log_joint = LogJoint(model, guide, args, kwargs, through=guide.noncentring)
+    wanted, own = _shapes(tensors["model_state"]), _shapes(log_joint.parameters)
+    if own != wanted:
+        raise SavedPosteriorError(
+            f"{path} was fitted to a model with the parameters {wanted}, but the given model has "
+            f"{own}. Pass the model and arguments it was fitted to."
+        )
     pool = Pool(arrays["z"], arrays["log_p"], arrays["log_q"])
     history = {k[len("history_") :]: v for k, v in arrays.items() if k.startswith("history_")}
     verdict = config["verdict"]
-    return Posterior(
+    posterior = Posterior(
         guide=guide,
-        log_joint=LogJoint(model, guide, args, kwargs, through=guide.noncentring),
+        log_joint=log_joint,
         pool=pool,
         weights=importance_weights(pool.log_p, pool.log_q),
         verdict=Verdict(verdict["status"], tuple(verdict["reasons"]), tuple(verdict["advice"])),
@@ -149,7 +165,36 @@ def load(path: Path, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) 
         seed=config["seed"],
         args=args,
         kwargs=kwargs,
+        model_state=tensors["model_state"],
     )
+    _check_log_p(path, posterior)
+    return posterior
+
+
+@torch.no_grad()
+def _check_log_p(path: Path, posterior: Posterior) -> None:
+    """Raise if the given model's log density isn't the saved one at a few stored draws."""
+    log_joint, pool = posterior.log_joint, posterior.pool
+    index = np.flatnonzero(np.isfinite(pool.log_p))[:CHECK_POINTS]
+    if log_joint.stochastic or not len(index):
+        return
+    x = torch.as_tensor(pool.z[index]).to(next(posterior.guide.parameters()))
+    with seeded(posterior.seed), posterior.under_model_state():
+        if log_joint.through is None:
+            log_p = log_joint(x)
+        else:
+            u = log_joint.through.inv(x)
+            log_p = log_joint(u) - log_joint.through.forward_and_ladj(u)[1]
+    got, expected = log_p.cpu().double().numpy(), pool.log_p[index]
+    tolerance = 1e-6 if log_p.dtype == torch.float64 else 1e-3
+    agree = np.abs(got - expected) <= tolerance * np.maximum(1.0, np.abs(expected))
+    if not agree.all():
+        worst = int(np.argmin(agree))
+        raise SavedPosteriorError(
+            f"The log densities saved in {path} differ from the given model's: at a stored draw "
+            f"expected {expected[worst]:.8g}, but got {got[worst]:.8g}. Pass the model and "
+            "arguments it was fitted to."
+        )
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
@@ -185,14 +230,17 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
 
 def _check_complete(config: Any, tensors: Any, arrays: Any) -> None:
     """Raise ValueError if a part is missing, or the arrays aren't of the same draws."""
-    names = {"sites", "flow", "seed", "cost", "verdict", "report", "arguments_saved", "pyro_flows"}
-    wanted = {"guide", "arguments"} if config.get("arguments_saved") else {"guide"}
+    names = {"sites", "flow", "dtype", "seed", "cost", "verdict", "report", "pyro_flows"}
+    names.add("arguments_saved")
+    wanted = {"guide", "model_state"} | ({"arguments"} if config.get("arguments_saved") else set())
     lacking = [*(names - set(config)), *(wanted - set(tensors)), *(ARRAYS - set(arrays))]
     if lacking:
         raise ValueError(f"without {', '.join(sorted(lacking))}")
     lengths = {len(arrays[name]) for name in ARRAYS}
     if len(lengths) > 1:
         raise ValueError(f"arrays of {sorted(lengths)} draws")
+    if config["dtype"] not in DTYPES:
+        raise ValueError(f"unknown dtype {config['dtype']}")
 
 
 def _damaged(path: Path, error: Exception) -> SavedPosteriorError:
@@ -207,10 +255,24 @@ def _sites(guide: AutoFlow) -> dict[str, list[int]]:
     return {name: list(site["value"].shape) for name, site in named_sites(guide)}
 
 
+def _shapes(tensors: dict[str, Tensor]) -> dict[str, list[int]]:
+    return {name: list(value.shape) for name, value in tensors.items()}
+
+
 def _is_plain(value: Any) -> bool:
-    """Whether a value can be read back without running code."""
-    if isinstance(value, (list, tuple)):
+    """Whether a value can be read back, with its type, without running code."""
+    # Exact types: a subclass (a namedtuple, an enum of texts) is code, and would be refused.
+    if type(value) in (list, tuple):
         return all(map(_is_plain, value))
-    if isinstance(value, dict):
-        return all(isinstance(k, str) and _is_plain(v) for k, v in value.items())
-    return value is None or isinstance(value, (int, float, str, bool, Tensor))
+    if type(value) is dict:
+        return all(type(k) is str and _is_plain(v) for k, v in value.items())
+    return type(value) in SCALARS
+
+
+def _without_numpy(value: Any) -> Any:
+    """The same with numpy's scalars as Python's."""
+    if type(value) in (list, tuple):
+        return type(value)(map(_without_numpy, value))
+    if type(value) is dict:
+        return {k: _without_numpy(v) for k, v in value.items()}
+    return value.item() if isinstance(value, np.generic) else value

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from pyro_flows.errors import GuideError, InfeasibleModelError
-from pyro_flows.guides import AutoFlow, LogJoint
+from pyro_flows.guides import AutoFlow, LogJoint, named_sites, structure, unconstrain
 
 STEP_SIZES = (1.0, 0.5, 0.25, 0.1, 0.03, 0.01, 1e-3, 1e-5)
 NEWTON_PASSES = 40
@@ -194,7 +194,11 @@ def _elbos(log_joint: LogJoint, loc: Tensor, scale: Tensor, draws: int) -> Tenso
     log_p = log_joint.in_chunks(z.reshape(-1, dim)).reshape(z.shape[:-1])
     # log q of the same draws, not its mean: where the posterior is Gaussian the noise cancels.
     log_q = -0.5 * noise.square().sum(-1) - 0.5 * dim * math.log(2 * math.pi)
-    result = (log_p - log_q).mean(-1) + torch.linalg.slogdet(scale)[1]
+    ratio, finite = log_p - log_q, torch.isfinite(log_p)
+    share = finite.to(ratio.dtype).mean(-1)
+    inside = torch.where(finite, ratio, 0.0).mean(-1) / share
+    # Of the Gaussian restricted to the support, as everywhere.
+    result = inside + share.log() + torch.linalg.slogdet(scale)[1]
     return torch.where(torch.isfinite(result), result, -math.inf)
 
 
@@ -206,6 +210,8 @@ def _starts(log_joint: LogJoint, plain: Gaussian) -> Tensor:
     # Spread from 0.1 to 3, so that some land where hard constraints leave little room.
     spread = torch.logspace(-1, math.log10(3.0), 256, base=10.0, dtype=plain.loc.dtype)
     points = torch.cat([plain.loc[None], plain.loc + spread.to(plain.loc)[:, None] * tries])
+    prior = _prior_draws(log_joint, count // 2)
+    points = torch.cat([points, *prior])
     value = log_joint.in_chunks(points)
     finite = torch.isfinite(value)
     if not bool(finite.any()):
@@ -215,11 +221,31 @@ def _starts(log_joint: LogJoint, plain: Gaussian) -> Tensor:
             f"points around it (at the start it is {float(value[0]):g}). {blame} "
             "Check supports, scales and data; or start elsewhere by init_loc_fn=."
         )
-    good = points[finite]
     if not bool(finite[0]):
-        plain.loc = good[value[finite].argmax()].clone()
-    # The widest ones: over-dispersed on purpose.
-    return torch.cat([plain.loc[None], good[1:][-(count - 1) :]])
+        plain.loc = points[finite][value[finite].argmax()].clone()
+    # The widest ones last, the prior's own after them: over-dispersed on purpose, also where the
+    # prior is much wider than a unit of the unconstrained scale.
+    good = points[1:][finite[1:]]
+    return torch.cat([plain.loc[None], good[-(count - 1) :]])
+
+
+def _prior_draws(log_joint: LogJoint, count: int) -> list[Tensor]:
+    """Draws from the model's prior, ``(1, D)`` each; none where it can't be sampled."""
+    guide, draws = log_joint.guide, []
+    parameter = next(guide.parameters())
+    for _ in range(count):
+        try:
+            trace: Any = structure.trace_model(
+                log_joint.model, *log_joint.args, **log_joint.kwargs
+            )
+            values = {name: trace.nodes[name]["value"] for name, _ in named_sites(guide)}
+            x = unconstrain(guide, values)[0].to(parameter)
+        except (NotImplementedError, RuntimeError, ValueError, KeyError):
+            return []
+        x = x if log_joint.through is None else log_joint.through.inv(x)
+        if bool(torch.isfinite(x).all()):
+            draws.append(x[None])
+    return draws
 
 
 def _newton(
@@ -284,8 +310,9 @@ def _precondition(hessian: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor, Te
     hessian = torch.where(bad[:, None, None], eye, hessian)
     d = hessian.diagonal(dim1=-2, dim2=-1).abs().clamp_min(1e-20).sqrt()
     eigenvalues, vectors = torch.linalg.eigh(hessian / (d[:, :, None] * d[:, None, :]))
-    positive = (eigenvalues > 1e-10).all(-1) & ~bad
-    modified = torch.where(eigenvalues > 1e-10, eigenvalues, eigenvalues.abs().clamp_min(1e-3))
+    tiny = 100 * torch.finfo(hessian.dtype).eps * hessian.shape[-1]
+    positive = (eigenvalues > tiny).all(-1) & ~bad
+    modified = torch.where(eigenvalues > tiny, eigenvalues, eigenvalues.abs().clamp_min(1e-3))
     scale = vectors / modified.sqrt()[:, None, :] / d[:, :, None]
     direction = (scale @ (scale.mT @ gradient[..., None])).squeeze(-1)
     return scale, direction, positive, modified.log().sum(-1) + 2 * d.log().sum(-1)

@@ -62,24 +62,34 @@ class Score:
     excess: float = math.inf
 
     @property
+    def finite(self) -> Tensor:
+        """Which draws count: one outside the support has no value, but doesn't hide the rest."""
+        return torch.isfinite(self.values)
+
+    @property
     def mean(self) -> float:
-        """Mean of the values; -inf if it isn't finite."""
-        mean = float(self.values.mean())
-        return mean if math.isfinite(mean) else -math.inf
+        """Mean over finite draws plus the log of their share; -inf if there are none."""
+        finite = self.finite
+        if not bool(finite.any()):
+            return -math.inf
+        return float(self.values[finite].mean() + finite.double().mean().log())
 
     @property
     def se(self) -> float:
-        """Standard error of the mean."""
-        return float(self.values.std()) / math.sqrt(len(self.values))
+        """Standard error of the mean; inf below two finite draws."""
+        inside = self.values[self.finite]
+        return float(inside.std()) / math.sqrt(len(inside)) if len(inside) > 1 else math.inf
 
     def gain_over(self, other: Score) -> tuple[float, float]:
         """How much better the mean is than another state's, and the paired standard error."""
-        if not math.isfinite(other.mean):
-            return (math.inf if math.isfinite(self.mean) else 0.0), 0.0
-        if not math.isfinite(self.mean):
-            return -math.inf, 0.0
-        difference = self.values - other.values
-        return float(difference.mean()), float(difference.std()) / math.sqrt(len(difference))
+        both = self.finite & other.finite
+        if int(both.sum()) < 2:
+            gain = self.mean - other.mean
+            return (0.0 if math.isnan(gain) else gain), 0.0
+        difference = (self.values - other.values)[both]
+        shares = self.finite.double().mean().log() - other.finite.double().mean().log()
+        se = float(difference.std()) / math.sqrt(len(difference))
+        return float(difference.mean() + shares), se
 
 
 @dataclass
@@ -268,6 +278,8 @@ class _Clip:
         usable = torch.where(finite, norm, torch.zeros_like(norm))
         if self.size is None:
             self.size = usable
+        # A first gradient of zero (all particles masked) says nothing of the size.
+        self.size = torch.where(self.size > 0, self.size, usable)
         # The size follows slowly, and one outlier moves it by a factor at most.
         limited = torch.minimum(usable, 4 * self.size.clamp_min(1e-30))
         self.size = torch.where(finite, self.size.lerp(limited, 0.05), self.size)

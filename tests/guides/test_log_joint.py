@@ -246,7 +246,7 @@ def test_gradients_of_the_models_own_parameters():
     log_joint = LogJoint(with_params, guide)
     assert set(log_joint.parameters) == {"prior_loc", "prior_scale"}
     z = guide.get_posterior().sample((6,))
-    log_joint.value_and_grad(z)
+    log_joint.value_and_grad(z, accumulate=True)
     got = {name: leaf.grad.clone() for name, leaf in log_joint.parameters.items()}
     for leaf in log_joint.parameters.values():
         leaf.grad = None

@@ -3,6 +3,8 @@
 
 """A posterior on disk: read back in another process, and no file can do harm."""
 
+import collections
+import enum
 import json
 import os
 import pickle
@@ -17,6 +19,8 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro import poutine
+from pyro.distributions import constraints
 from pyro.infer.autoguide import AutoMultivariateNormal
 
 from pyro_flows import AutoFlow, FlowVI, Posterior
@@ -113,6 +117,50 @@ class TestRoundTrip:
         posterior = FlowVI(normal_mean, num_steps=2, progress=False).run(y)
         again = Posterior.load(posterior.save(tmp_path / "fit"), normal_mean)
         assert again.draws(5)["mean"].dtype == torch.float32
+        assert_same(posterior, again)
+
+    def test_a_dtype_of_ones_own(self, tmp_path):
+        guide = AutoFlow(normal_mean, dtype=torch.float32)
+        posterior = FlowVI(normal_mean, guide, num_steps=2, progress=False).run(Y)
+        again = Posterior.load(posterior.save(tmp_path / "fit"), normal_mean)
+        assert {p.dtype for p in again.guide.parameters()} == {torch.float32}
+        assert again.guide._dtype == torch.float32
+        assert_same(posterior, again)
+
+    def test_numpy_scalars_among_the_arguments(self, tmp_path):
+        def model(y, scale):
+            normal_mean(y / scale)
+
+        posterior = FlowVI(model, num_steps=2, progress=False).run(Y, np.float64(2.0))
+        again = Posterior.load(posterior.save(tmp_path / "fit"), model)
+        assert type(again.args[1]) is float
+        assert_same(posterior, again)
+
+    @pytest.mark.parametrize("seed", [0, 1])
+    def test_a_hierarchy_that_was_noncentred(self, tmp_path, seed):
+        def model():
+            tau = pyro.sample("tau", dist.HalfNormal(1.0))
+            pyro.sample("x", dist.Normal(0.0, tau).expand([3]).to_event(1))
+
+        posterior = FlowVI(model, seed=seed, num_steps=2, progress=False).run()
+        assert posterior.log_joint.through is not None
+        assert_same(posterior, Posterior.load(posterior.save(tmp_path / "fit"), model))
+
+    def test_parameters_of_the_model(self, tmp_path):
+        def model(y):
+            scale = pyro.param("scale", torch.tensor(1.0), constraint=constraints.positive)
+            mean = pyro.sample("mean", dist.Normal(0.0, 10.0))
+            with pyro.plate("data", len(y)):
+                pyro.sample("y", dist.Normal(mean, scale), obs=y)
+
+        pyro.clear_param_store()
+        posterior = FlowVI(model, num_steps=20, progress=False).run(Y)
+        path = posterior.save(tmp_path / "fit")
+        fitted_scale = posterior.parameters["scale"]
+        assert abs(float(fitted_scale) - 1.0) > 0.01
+        pyro.clear_param_store()
+        again = Posterior.load(path, model)
+        torch.testing.assert_close(again.parameters["scale"], fitted_scale)
         assert_same(posterior, again)
 
     def test_arguments_that_are_not_plain_are_asked_for(self, tmp_path):
@@ -243,6 +291,38 @@ class TestAnotherModel:
         with pytest.raises(SavedPosteriorError, match="Pass the model it was fitted to"):
             Posterior.load(saved, model)
 
+    def test_one_with_the_same_sites_and_shapes(self, saved):
+        def model(y):
+            with poutine.scale(scale=2.0):
+                groups(y)
+
+        with pytest.raises(
+            SavedPosteriorError, match=r"log densities.*expected -?\d.*Pass the mod"
+        ):
+            Posterior.load(saved, model)
+
+    def test_one_with_other_parameters(self, saved):
+        def model(y):
+            normal_mean(y)
+            pyro.factor("nothing", 0.0 * pyro.param("shift", torch.tensor(0.0)))
+
+        fitted("normal").save(saved)
+        with pytest.raises(SavedPosteriorError, match=r"the parameters \{\}.*'shift': \[\]"):
+            Posterior.load(saved, model)
+
+    def test_other_data_of_the_same_shape(self, saved):
+        with pytest.raises(SavedPosteriorError, match="differ from the given model's"):
+            Posterior.load(saved, groups, SCORES + 0.1)
+
+    def test_a_random_log_joint_is_not_compared(self, tmp_path):
+        def model(y):
+            mean = pyro.sample("mean", dist.Normal(0.0, 10.0))
+            with pyro.plate("data", len(y), subsample_size=2) as index:
+                pyro.sample("y", dist.Normal(mean, 1.0), obs=y[index])
+
+        posterior = FlowVI(model, num_steps=2, progress=False).run(Y)
+        assert_same(posterior, Posterior.load(posterior.save(tmp_path / "fit"), model))
+
     def test_one_without_latents(self, saved):
         def model(y):
             pyro.sample("y", dist.Normal(0.0, 1.0), obs=y.mean())
@@ -311,9 +391,23 @@ class TestSaving:
             posterior.save(tmp_path / "fit")
         assert not (tmp_path / "fit").exists()
 
-    def test_a_flow_without_a_name_can_be_saved_but_not_built_again(self, tmp_path):
+    def test_a_flow_without_a_name_is_refused(self, tmp_path):
         guide = AutoFlow(normal_mean, flow=lambda dim: [CholeskyAffine(dim)])
         posterior = FlowVI(normal_mean, guide, num_steps=1, progress=False).run(Y)
-        path = posterior.save(tmp_path / "fit")
-        with pytest.raises(SavedPosteriorError, match=r"no registered name.*register_flow"):
-            Posterior.load(path, normal_mean)
+        with pytest.raises(SavedPosteriorError, match=r"registered name.*register_flow"):
+            posterior.save(tmp_path / "fit")
+        assert not (tmp_path / "fit").exists()
+
+    def test_what_is_plain(self):
+        class Text(str, enum.Enum):
+            A = "a"
+
+        Pair = collections.namedtuple("Pair", "x y")
+        whole = {"a": (1, 2.0, [None, True, "text"]), "b": Y}
+        assert saving._is_plain(whole)
+        for value in (Text.A, Pair(1, 2), collections.OrderedDict(), {1: 2}, np.float64(1.0)):
+            assert not saving._is_plain(value)
+            assert not saving._is_plain([value])
+        converted = saving._without_numpy([np.float64(1.5), {"n": np.int32(3)}, (np.bool_(True),)])
+        assert converted == [1.5, {"n": 3}, (True,)]
+        assert saving._is_plain(converted)
