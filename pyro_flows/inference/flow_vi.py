@@ -77,7 +77,7 @@ class FlowVI:
         flow: FlowSpec = "default",
         seed: int = 0,
         num_steps: int | None = None,
-        max_steps: int = 2800,
+        max_steps: int = 2000,
         num_particles: int | None = None,
         learning_rate: float = 3e-2,
         init_loc_fn: Callable[[dict[str, Any]], Tensor] = init_to_median_or_feasible,
@@ -245,7 +245,7 @@ class _Clock:
 
 
 def _cycles(num_steps: int | None, max_steps: int) -> list[int]:
-    """One cycle of ``num_steps``; or 400, 800, 1600, ... within ``max_steps``."""
+    """One cycle of ``num_steps``; or 400, 800, 1600, ... and what is left of ``max_steps``."""
     if num_steps is not None:
         return [num_steps]
     cycles: list[int] = []
@@ -253,7 +253,11 @@ def _cycles(num_steps: int | None, max_steps: int) -> list[int]:
     while sum(cycles) + steps <= max_steps:
         cycles.append(steps)
         steps *= 2
-    cycles[-1] += max_steps - sum(cycles)
+    left = max_steps - sum(cycles)
+    if left >= FIRST_CYCLE:
+        cycles.append(left)
+    else:
+        cycles[-1] += left
     return cycles
 
 

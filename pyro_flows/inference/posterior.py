@@ -290,6 +290,11 @@ class Posterior:
         ``log_weight``), log_likelihood per observed site, posterior_predictive, observed_data,
         guide_draws (the raw draws with their weights), training (the curves).
 
+        Masked-out elements have log likelihood 0 and are NaN in the observed data. Where a point's
+        likelihood is not that of one run of the model (enumerated discrete sites, subsampled
+        plates), the log likelihood is left out, and the attribute ``log_likelihood_left_out`` says
+        why.
+
         Args:
             draws: number of draws.
             predictive: also draw new data for every observed site.
