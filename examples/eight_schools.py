@@ -11,7 +11,7 @@ Run it with::
 
     python examples/eight_schools.py --plot eight_schools.png --netcdf eight_schools.nc
 
-OUTPUT
+It prints what the README shows, from data in float64, and the probability of a question.
 """
 
 from __future__ import annotations

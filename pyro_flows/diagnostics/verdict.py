@@ -88,20 +88,20 @@ def judge(
     shown = f"{weights.khat:.2f}" if weights.khat_applicable else "not applicable"
     khat = f"k-hat {shown} (threshold {weights.threshold:.2f}, {weights.n} draws)"
     share = f"effective share {weights.share:.1%}"
-    figures = " ".join([f"{gap}; {khat}; {share}.", *notes])
+    figures = (f"{gap}.", f"{khat}; {share}.", *notes)
     if faults:
         reasons = tuple(reason for reason, _ in faults)
-        return Verdict("not reliable", (*reasons, figures), tuple(a for _, a in faults))
+        return Verdict("not reliable", (*reasons, *figures), tuple(a for _, a in faults))
     if weights.gap + 2 * weights.gap_se <= RELIABLE_GAP:
-        return Verdict("reliable", ("The guide's draws can be used as they are.", figures))
+        return Verdict("reliable", ("The guide's draws can be used as they are.", *figures))
     if weights.khat < weights.threshold and weights.kish_ess >= FEWEST_EFFECTIVE:
         return Verdict(
             "corrected",
-            ("The guide is close; its draws are corrected by importance resampling.", figures),
+            ("The guide is close; its draws are corrected by importance resampling.", *figures),
         )
     return Verdict(
         "not reliable",
-        ("The guide misses part of the posterior, and reweighting can't mend it.", figures),
+        ("The guide misses part of the posterior, and reweighting can't mend it.", *figures),
         (
             "train longer: FlowVI(..., max_steps=20_000).",
             "a richer flow: FlowVI(..., flow='nsf').",

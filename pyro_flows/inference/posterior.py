@@ -369,7 +369,8 @@ class Posterior:
             f"{self.log_evidence_se:.4f}{self._relative()}",
             f"Sites: {sites}",
             f"Cost: {self.cost['gradients']:,} gradients, {self.report.steps} steps, "
-            f"{self.cost['seconds']:.1f} s (stopped: {self.report.stop_reason})",
+            f"{self.cost['seconds']:.1f} s",
+            f"Stopped: {self.report.stop_reason}",
         ]
         if self.log_joint.mode != "captured":
             why = f" ({self.log_joint.why})" if self.log_joint.why else ""

@@ -94,7 +94,7 @@ def test_every_fault_and_the_invalid_draws_are_told(weights):
 def test_the_figures_are_told_whatever_the_status(weights):
     for figures in ({"gap": 0.0, "gap_se": 0.0}, {"khat": 0.3}, {"khat": 2.0}):
         verdict = judge(change(weights, **figures))
-        assert "gap log evidence - ELBO" in verdict.reasons[-1]
+        assert "gap log evidence - ELBO" in verdict.reasons[-2]
         assert "k-hat" in verdict.reasons[-1]
         assert "threshold 0.70" in verdict.reasons[-1]
         assert f"{S} draws" in verdict.reasons[-1]

@@ -191,7 +191,7 @@ class TestFigures:
         assert "Sites: rate" in text
         assert "30 steps" in text
         assert "gradients" in text
-        assert "stopped: " in text
+        assert "Stopped: " in text
         assert "Sites: mu, tau, weight[3], theta[3]" in repr(fitted("groups"))
 
     def test_html(self):
