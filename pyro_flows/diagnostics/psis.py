@@ -187,8 +187,8 @@ def resample(log_weights: ArrayLike, n: int, rng: np.random.Generator) -> NDArra
         ValueError: if no weight is positive, or n is below 1.
 
     Example:
-        >>> index = resample(np.log([0.5, 0.25, 0.25, 0.0]), 4, np.random.default_rng(0))
-        >>> index.tolist()
+        >>> log_weights = np.array([np.log(2.0), 0.0, 0.0, -np.inf])
+        >>> resample(log_weights, 4, np.random.default_rng(0)).tolist()
         [0, 0, 1, 2]
     """
     lw = _vector(log_weights)
