@@ -27,7 +27,13 @@ from pyro_flows.guides import structure
 from pyro_flows.guides.initialization import Start, init_to_median_or_feasible
 from pyro_flows.guides.param_store import register
 from pyro_flows.guides.prior_scale import noncentring
-from pyro_flows.guides.unpack import constrain, coordinate_sites, unconstrain
+from pyro_flows.guides.unpack import (
+    aligned,
+    constrain,
+    coordinate_sites,
+    filling,
+    unconstrain,
+)
 from pyro_flows.transforms import CholeskyAffine, Compose, Layer, NonCentring
 
 QUANTILE_DRAWS = 10_000
@@ -160,9 +166,9 @@ class AutoFlow(AutoContinuous):
             flat = u.reshape(-1)
             mask = structure.site_mask(site)
             if mask is not None and not bool(mask.all()):
-                active = _align(mask, site, u.shape)
+                active = aligned(mask, site, u.shape)
                 self._active[name] = active.to(device)
-                self._filling[name] = _filling(active, flat, device, dtype)
+                self._filling[name] = filling(active, flat, device, dtype)
                 flat = flat[active]
             loc.append(flat.to(device=device, dtype=dtype))
         start = torch.cat(loc)
@@ -180,7 +186,7 @@ class AutoFlow(AutoContinuous):
         flow = Flow(layers, flow.base).to(device=device, dtype=dtype)
         affine.set(loc=start, scale_tril=self._init_scale * torch.eye(len(start)).to(start))
         self._modules["flow"] = flow
-        self._signature = _signature(args, kwargs)
+        self._signature = structure.signature(args, kwargs)
 
     def _levels(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[int]:
         """Level in the model's hierarchy of every packed coordinate."""
@@ -303,7 +309,7 @@ class AutoFlow(AutoContinuous):
         """Look at the model again if an argument has another shape or value than at setup."""
         if not args and not kwargs:  # as Pyro's guides allow, once they are set up
             return
-        signature = _signature(args, kwargs)
+        signature = structure.signature(args, kwargs)
         if signature == self._signature or torch._C._get_tracing_state():
             return
         if self._model is None:  # a guide that was loaded from a file has no model to look at
@@ -475,44 +481,3 @@ def _build(spec: FlowSpec, dim: int, levels: list[int] | None) -> Flow:
             "function of dim: AutoFlow(model, flow=lambda dim: [...])."
         )
     return flow
-
-
-def _filling(
-    active: Tensor, start: Tensor, device: torch.device | str, dtype: torch.dtype
-) -> tuple[int, Tensor, Tensor]:
-    """How to make a site of its active elements: their number, an index, and the fixed start.
-
-    The index is into active elements followed by the start: active element i is number i of the
-    former, the others are at their own place in the latter.
-    """
-    size = int(active.sum())
-    fixed = size + torch.arange(len(active), device=active.device)
-    index = torch.where(active, active.cumsum(0) - 1, fixed)
-    return size, index.to(device), start.to(device=device, dtype=dtype)
-
-
-def _align(mask: Tensor, site: dict[str, Any], shape: torch.Size) -> Tensor:
-    """A site's mask as a flat bool vector over its unconstrained elements."""
-    value_dim, event_dim = site["value"].dim(), site["fn"].event_dim
-    batch_dim = value_dim - event_dim
-    if mask.dim() <= batch_dim and not (event_dim and mask.dim() == value_dim):
-        batch = shape[:batch_dim]
-        mask = mask.expand(batch).reshape((*batch, *(1,) * (len(shape) - batch_dim)))
-    return mask.expand(shape).reshape(-1)
-
-
-def _signature(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """What of the arguments can change a model's shapes."""
-
-    def describe(value: Any) -> Any:
-        if isinstance(value, Tensor):
-            return ("tensor", tuple(value.shape))
-        if isinstance(value, (int, float, str, bool, type(None))):
-            return value
-        if isinstance(value, dict):
-            return tuple((k, describe(v)) for k, v in value.items())
-        if isinstance(value, (list, tuple)):
-            return tuple(describe(v) for v in value)
-        return (type(value).__name__, getattr(value, "shape", None))
-
-    return tuple(describe(a) for a in args), describe(kwargs)

@@ -204,3 +204,20 @@ def main_device(trace: Trace) -> torch.device:
         if value.device.type != "cpu":
             return value.device
     return values[0].device if values else torch.device("cpu")
+
+
+def signature(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What of the arguments can change a model's shapes."""
+
+    def describe(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return ("tensor", tuple(value.shape))
+        if isinstance(value, (int, float, str, bool, type(None))):
+            return value
+        if isinstance(value, dict):
+            return tuple((k, describe(v)) for k, v in value.items())
+        if isinstance(value, (list, tuple)):
+            return tuple(describe(v) for v in value)
+        return (type(value).__name__, getattr(value, "shape", None))
+
+    return tuple(describe(a) for a in args), describe(kwargs)

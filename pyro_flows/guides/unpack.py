@@ -99,3 +99,27 @@ def log_jacobian(guide: AutoContinuous, latent: Tensor) -> Tensor:
     for _, _, _, ladj in constrain(guide, latent):
         total = total + ladj.sum()
     return total
+
+
+def filling(
+    active: Tensor, start: Tensor, device: torch.device | str, dtype: torch.dtype
+) -> tuple[int, Tensor, Tensor]:
+    """How to make a site of its active elements: their number, an index, and the fixed start.
+
+    The index is into active elements followed by the start: active element i is number i of the
+    former, the others are at their own place in the latter.
+    """
+    size = int(active.sum())
+    fixed = size + torch.arange(len(active), device=active.device)
+    index = torch.where(active, active.cumsum(0) - 1, fixed)
+    return size, index.to(device), start.to(device=device, dtype=dtype)
+
+
+def aligned(mask: Tensor, site: dict[str, Any], shape: torch.Size) -> Tensor:
+    """A site's mask as a flat bool vector over its unconstrained elements."""
+    value_dim, event_dim = site["value"].dim(), site["fn"].event_dim
+    batch_dim = value_dim - event_dim
+    if mask.dim() <= batch_dim and not (event_dim and mask.dim() == value_dim):
+        batch = shape[:batch_dim]
+        mask = mask.expand(batch).reshape((*batch, *(1,) * (len(shape) - batch_dim)))
+    return mask.expand(shape).reshape(-1)

@@ -30,9 +30,8 @@ CHUNK = 500
 
 def to_arviz(posterior: Posterior, draws: int, *, predictive: bool) -> Any:
     """See :meth:`Posterior.to_arviz`."""
-    z, index = posterior._delivered(draws)
-    pool, weights = posterior._pool_of(draws)
-    values = posterior._constrained(z)
+    pool, weights, index = posterior._delivered(draws)
+    values = posterior._constrained(pool.z[index])
     trace = structure.trace_model(posterior.guide.model, *posterior.args, **posterior.kwargs)
     observed = structure.observed_sites(trace)
     left_out = _why_no_log_likelihood(posterior, trace) if observed else ""

@@ -145,9 +145,9 @@ class FlowVI:
             clock.lap("training")
             pool = _pool(objective, POOL if log_joint.mode != "sequential" else SLOW_POOL)
             weights = importance_weights(pool.log_p, pool.log_q)
-            faults = _faults(guide, objective, start, report, weights)
-            unchecked = start is None or start.modes is None
-            notes = ["Not checked for further modes."] if unchecked else []
+            missed = _missed_modes(objective, start, weights)
+            faults = _faults(guide, log_joint, start, report, missed)
+            notes = ["Not checked for further modes."] if missed is None else []
             verdict = judge(weights, faults=faults, notes=notes)
             clock.lap("evaluation")
         gradients = objective.gradients + (start.gradients if start else 0)
@@ -214,8 +214,8 @@ class FlowVI:
         schedule = Schedule(
             cycles=_cycles(self.num_steps, self.max_steps),
             learning_rate=self.learning_rate,
-            # What is already as good as exact draws needs no more; without a warm start, or with
-            # parameters in the model, a small gap says nothing of what is still to gain.
+            # What is already as good as exact draws needs no more; with parameters in the model, a
+            # small gap says nothing of what is still to gain.
             good_enough=0.8 * RELIABLE_GAP if not log_joint.parameters else -float("inf"),
         )
         return train(
@@ -270,13 +270,13 @@ def _pool(objective: Objective, size: int) -> Pool:
 
 def _faults(
     guide: AutoContinuous,
-    objective: Objective,
+    log_joint: LogJoint,
     start: Gaussian | None,
     report: Report,
-    weights: ImportanceWeights,
+    missed: str | None,
 ) -> list[tuple[str, str]]:
     """What the importance weights can't show: (reason, advice) pairs."""
-    faults, log_joint = [], objective.log_joint
+    faults = []
     if start is not None and start.growing is not None:
         growing = zip(coordinate_sites(guide), start.growing.tolist(), strict=True)
         sites = ", ".join(dict.fromkeys(f"'{name}'" for name, grows in growing if grows))
@@ -301,7 +301,6 @@ def _faults(
                 "make the subsample size an argument of the model; fit once more with all data.",
             )
         )
-    missed = _missed_modes(objective, start, weights)
     if missed:
         faults.append(
             (
@@ -315,17 +314,23 @@ def _faults(
     return faults
 
 
-def _missed_modes(objective: Objective, start: Gaussian | None, weights: ImportanceWeights) -> str:
-    """Maxima found by the warm start that carry mass, and that the guide almost never visits."""
+def _missed_modes(
+    objective: Objective, start: Gaussian | None, weights: ImportanceWeights
+) -> str | None:
+    """Maxima found by the warm start that carry mass, and that the guide almost never visits.
+
+    Returns:
+        What was found, "" for nothing, None if it couldn't be looked for.
+    """
     if start is None or start.modes is None or start.mode_evidence is None:
-        return ""
+        return None
     if start.growing is not None:  # on an improper plateau every point looks like a maximum
-        return ""
+        return None
     # A hundredth of the mass, at a place where the guide's density is too low by e^5.
     heavy = start.mode_evidence > weights.log_evidence + math.log(0.01)
     try:
         surprising = objective.log_weight(start.modes) > weights.log_evidence + 5.0
-    except NotImplementedError:  # a guide of Pyro's own transforms that have no inverse
-        return ""
+    except (NotImplementedError, KeyError):  # Pyro's own transforms that have no inverse
+        return None
     count = int((heavy & surprising).sum())
     return f"{count} of {len(start.modes)} maxima found" if count else ""

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from pyro.infer.autoguide.guides import AutoContinuous
 from torch import Tensor
 
 from pyro_flows.distributions import Flow, FlowDistribution, StandardNormal
-from pyro_flows.guides import AutoFlow, LogJoint
+from pyro_flows.guides import AutoFlow, LogJoint, structure
 from pyro_flows.training import Score
 
 
@@ -113,8 +114,9 @@ class Objective:
     @torch.no_grad()
     def score(self) -> Score:
         """The ELBO of the state per held-out draw, and an upper estimate of the gap."""
-        with torch.random.fork_rng(devices=[], enabled=self.log_joint.stochastic):
-            if self.log_joint.stochastic:  # the same minibatches for every state
+        stochastic = self.log_joint.stochastic
+        with structure.random_state_kept() if stochastic else nullcontext():
+            if stochastic:  # the same minibatches for every state
                 torch.manual_seed(20_112)
             _, log_p, log_q = self._draw(self._count, self._heldout)
         every = log_p - log_q

@@ -190,11 +190,11 @@ class Posterior:
             Site name to a tensor of shape ``(n, *site_shape)``, in the guide's dtype. The same
             for every call with the same ``n``.
         """
-        z, _ = self._delivered(n)
-        return self._constrained(z)
+        pool, _, index = self._delivered(n)
+        return self._constrained(pool.z[index])
 
-    def _delivered(self, n: int) -> tuple[Array, NDArray[np.intp] | slice]:
-        """Unconstrained draws handed over, and where in the pool they stand."""
+    def _delivered(self, n: int) -> tuple[Pool, ImportanceWeights, NDArray[np.intp]]:
+        """A pool, its weights, and which of its draws are handed over."""
         if not isinstance(n, int) or n < 1:
             raise GuideError(f"Posterior.draws expected n >= 1, but got {n!r}. Ask for a number.")
         pool, weights = self._pool_of(n)
@@ -202,11 +202,11 @@ class Posterior:
             rng = np.random.default_rng(self.seed)
             index = diagnostics.resample(weights.log_weights, n, rng)
             rng.shuffle(index)
-            return pool.z[index], index
+            return pool, weights, index
         index = np.flatnonzero(np.isfinite(pool.log_p))
         if len(index) < n:  # hardly any draw is inside the support, which the verdict says
             index = np.arange(n)
-        return pool.z[index[:n]], index[:n]
+        return pool, weights, index[:n]
 
     def _pool_of(self, n: int) -> tuple[Pool, ImportanceWeights]:
         """The pool, or a larger one made alike, from which n draws can be handed over."""

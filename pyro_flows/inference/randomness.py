@@ -12,6 +12,8 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
+from pyro_flows.guides import structure
+
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
@@ -20,10 +22,9 @@ def seeded(seed: int) -> Iterator[None]:
     Args:
         seed: any integer.
     """
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     python, numpy = random.getstate(), np.random.get_state()
     try:
-        with torch.random.fork_rng(devices=list(devices)):
+        with structure.random_state_kept():
             random.seed(seed)
             np.random.seed(seed % 2**32)
             torch.manual_seed(seed)

@@ -122,8 +122,9 @@ class TestCorrectedDraws:
 
     def test_other_sites_go_with_it(self):
         posterior = fitted_tails()
-        z, index = posterior._delivered(100)
-        np.testing.assert_array_equal(z, posterior.pool.z[index])
+        pool, _, index = posterior._delivered(100)
+        assert pool is posterior.pool
+        assert index.shape == (100,)
         assert posterior.draws(100)["v"].shape == (100, 2)
 
     def test_the_log_evidence_is_right(self):
@@ -274,7 +275,7 @@ class TestArviz:
         stats, posterior = group(exported, "sample_stats"), fitted("groups")
         assert {"log_p", "log_q", "log_weight", "lp"} <= set(stats.data_vars)
         assert stats["log_p"].shape == (1, 300)
-        _, index = posterior._delivered(300)
+        _, _, index = posterior._delivered(300)
         np.testing.assert_array_equal(stats["log_q"].values[0], posterior.pool.log_q[index])
 
     def test_attributes(self, exported):
