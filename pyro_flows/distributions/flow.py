@@ -61,6 +61,13 @@ class Flow(nn.Module):
             )
         return FlowDistribution(self.base(context), self.transform, context)
 
+    def initialize(self, value: Tensor, context: Tensor | None = None) -> None:
+        """Set what layers set from data (ActNorm), given values ``(n, dim)``; once, before training.
+
+        Cost: one pass from data to base without gradients.
+        """
+        self.transform.initialize(value, context)
+
     def log_prob(self, value: Tensor, context: Tensor | None = None) -> Tensor:
         """Log density of ``value`` of shape ``(*, dim)``: short for ``flow(context).log_prob``."""
         return self(context).log_prob(value)

@@ -4,5 +4,6 @@
 """Conditioners: networks that make a transform's parameters. No Pyro."""
 
 from pyro_flows.nn.mlp import MLP
+from pyro_flows.nn.parameters import Parameters
 
-__all__ = ["MLP"]
+__all__ = ["MLP", "Parameters"]

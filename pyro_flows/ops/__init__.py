@@ -4,7 +4,16 @@
 """Pure tensor functions: no parameters, no Pyro."""
 
 from pyro_flows.ops.masks import alternating_masks
+from pyro_flows.ops.roots import fixed_point, monotone_inverse
 from pyro_flows.ops.splines import rational_quadratic_spline
 from pyro_flows.ops.stable import soft_clamp
+from pyro_flows.ops.tracing import is_recording
 
-__all__ = ["alternating_masks", "rational_quadratic_spline", "soft_clamp"]
+__all__ = [
+    "alternating_masks",
+    "fixed_point",
+    "is_recording",
+    "monotone_inverse",
+    "rational_quadratic_spline",
+    "soft_clamp",
+]

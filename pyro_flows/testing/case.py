@@ -8,10 +8,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor
+from torch.distributions import biject_to, constraints
 
 from pyro_flows.transforms import Layer
 
@@ -72,9 +75,38 @@ class Case:
                 p.add_(self.perturb * noise.to(p.dtype))
         return layer
 
-    def values(self, *sample_shape: int, scale: float = 1.5, seed: int = 0) -> Tensor:
-        """Normal values of shape ``(*sample_shape, *batch_shape, dim)``."""
-        return scale * self._normal((*sample_shape, *self.batch_shape, self.dim), 2000 + seed)
+    def values(
+        self, *sample_shape: int, scale: float = 1.5, seed: int = 0, into: str = "forward"
+    ) -> Tensor:
+        """Values of shape ``(*sample_shape, *batch_shape, dim)`` that a direction takes.
+
+        Normal ones on the real line; where the layer's domain (``into="forward"``) or codomain
+        (``into="inverse"``) is another space, those moved into it.
+        """
+        shape = (*sample_shape, *self.batch_shape, self.dim)
+        return self.moved_into(into, scale * self._normal(shape, 2000 + seed))
+
+    def space(self, direction: str) -> Any:
+        """The constraint on what a direction takes: the layer's domain, or its codomain."""
+        return self._spaces[0 if direction == "forward" else 1]
+
+    @cached_property
+    def _spaces(self) -> tuple[Any, Any]:
+        layer = self.fresh()
+        return layer.domain, layer.codomain
+
+    def moved_into(self, direction: str, x: Tensor) -> Tensor:
+        """Real numbers moved into the space of what a direction takes."""
+        space = self.space(direction)
+        return x if is_real(space) else biject_to(space)(x)
+
+    def is_real(self) -> bool:
+        """Whether the layer maps real vectors to real vectors."""
+        return is_real(self.space("forward")) and is_real(self.space("inverse"))
+
+    def noise(self, *sample_shape: int) -> Tensor:
+        """Normal noise of the shape of values, for weights of a loss."""
+        return self._normal((*sample_shape, *self.batch_shape, self.dim), 2500)
 
     def context(self, *sample_shape: int) -> Tensor | None:
         """A context of shape ``(*sample_shape, *batch_shape, context_dim)``, or None."""
@@ -93,11 +125,24 @@ class Case:
         return noise.to(self.dtype)
 
     def distribution(self, layer: Layer, context: Tensor | None) -> dist.TransformedDistribution:
-        """A standard normal pushed through the layer, by Pyro's own classes."""
-        base = dist.Normal(torch.zeros(self.dim, dtype=self.dtype), 1.0).to_event(1)
+        """A standard normal, moved into the domain, pushed through the layer by Pyro's classes."""
+        base = self.base(self.dtype)
         if self.context_dim == 0:
             return dist.TransformedDistribution(base, [layer])
         return dist.ConditionalTransformedDistribution(base, [layer]).condition(context)
+
+    def same_space(self) -> bool:
+        """Whether the layer's domain is its codomain."""
+        domain, codomain = (_of_one_number(space) for space in self._spaces)
+        return domain is codomain
+
+    def base(self, dtype: torch.dtype) -> dist.TorchDistribution:
+        """The distribution the laws push through the layer: standard normal, in its domain."""
+        normal = dist.Normal(torch.zeros(self.dim, dtype=dtype), 1.0).to_event(1)
+        space = self.space("forward")
+        if is_real(space):
+            return normal
+        return dist.TransformedDistribution(normal, [biject_to(space)])
 
     def __str__(self) -> str:
         dtype = str(self.dtype).removeprefix("torch.")
@@ -138,6 +183,17 @@ class Case:
             f"{expected.flatten()[worst]:.10g}: the error {error.flatten()[worst]:.1e} "
             f"is above {tolerance:.1e}.",
         )
+
+
+def is_real(space: Any) -> bool:
+    """Whether a constraint is that of real vectors."""
+    return _of_one_number(space) is constraints.real
+
+
+def _of_one_number(space: Any) -> Any:
+    while isinstance(space, constraints.independent):
+        space = space.base_constraint
+    return space
 
 
 def directions(layer: Layer, context: Tensor | None) -> dict[str, Pair]:

@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import pyro.distributions as dist
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributions import biject_to
 
 from pyro_flows.distributions import Flow
 from pyro_flows.testing.case import Case, Pair, directions, double, in_double, jacobian
@@ -19,11 +21,11 @@ def integrates_to_one(case: Case) -> str | None:
     if case.dim > 2:
         return "quadrature is for one and two dimensions"
     maps = directions(in_double(case.layer()), double(case.one_context()))
-    for name, sampler, scorer in (
-        ("the layer", maps["forward"], maps["inverse"]),
-        ("its inverse", maps["inverse"], maps["forward"]),
+    for name, there, back in (
+        ("the layer", "forward", "inverse"),
+        ("its inverse", "inverse", "forward"),
     ):
-        total = _quadrature(case, sampler, scorer)[1].sum()
+        total = _quadrature(case, maps, there, back)[1].sum()
         case.require(
             abs(total - 1) < INTEGRAL[case.dim],
             f"The density of a standard normal pushed through {name} should integrate to 1, "
@@ -37,8 +39,8 @@ def samples_follow_density(case: Case) -> str | None:
     if case.dim > 2:
         return "quadrature is for one and two dimensions; above, round trip and log-det imply it"
     maps = directions(in_double(case.layer()), double(case.one_context()))
-    points, mass = _quadrature(case, maps["forward"], maps["inverse"])
-    samples = maps["forward"](_noise(case, 2000))[0].detach()
+    points, mass = _quadrature(case, maps, "forward", "inverse")
+    samples = maps["forward"](case.moved_into("forward", _noise(case, 2000)))[0].detach()
     # Off the axes, where whole rows of the grid would fall on one place.
     angles = 0.3 + torch.arange(4, dtype=torch.float64) * torch.pi / 4
     for angle in angles[:1] * 0 if case.dim == 1 else angles:
@@ -60,7 +62,7 @@ def samples_follow_density(case: Case) -> str | None:
 def scores_its_samples(case: Case) -> None:
     """``rsample_and_log_prob`` equals ``log_prob`` of the sample: Flow and Pyro's own class."""
     layer, context = case.layer(), case.context()
-    flow = Flow([layer]).to(case.dtype)
+    flow = Flow([layer], None if case.is_real() else _Base(case)).to(case.dtype)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(case.seed)
         value, log_prob = flow(context).rsample_and_log_prob((5,))
@@ -75,6 +77,17 @@ def scores_its_samples(case: Case) -> None:
         value.shape == shape,
         f"A draw of 5 should have shape {shape}, but has {tuple(value.shape)}.",
     )
+
+
+class _Base(nn.Module):
+    """The laws' base distribution as a module, for a layer whose domain isn't the real line."""
+
+    def __init__(self, case: Case) -> None:
+        super().__init__()
+        self.case = case
+
+    def forward(self, context: Tensor | None = None) -> dist.TorchDistribution:
+        return self.case.base(self.case.dtype)
 
 
 def _score_tolerance(case: Case, value: Tensor, context: Tensor | None) -> float:
@@ -92,30 +105,41 @@ def _noise(case: Case, count: int) -> Tensor:
 
 
 @torch.no_grad()
-def _quadrature(case: Case, sampler: Pair, scorer: Pair) -> tuple[Tensor, Tensor]:
+def _quadrature(case: Case, maps: dict[str, Pair], there: str, back: str) -> tuple[Tensor, Tensor]:
     """Points ``(n, dim)`` and the probability each stands for, ``(n,)``, by the trapezoid rule.
 
-    The box holds 20,000 samples of a normal wider than the base, and so all but a trifle.
+    Of a standard normal, moved into the space that ``there`` takes, and pushed through it. The
+    grid lives in real coordinates of the space that ``there`` leads to. Its box holds 20,000
+    samples of a normal wider than the base, and so all but a trifle.
     """
-    reach = sampler(1.15 * torch.cat([_noise(case, 20000), torch.zeros(1, case.dim)]))[0]
+    source, target = biject_to(case.space(there)), biject_to(case.space(back))
+
+    def sampler(z: Tensor) -> Tensor:
+        return target.inv(maps[there](source(z))[0])
+
+    reach = sampler(1.15 * torch.cat([_noise(case, 20000), torch.zeros(1, case.dim)]))
     low, high = reach.amin(0), reach.amax(0)
     pad = 0.05 * (high - low)
     low, high = low - pad, high + pad
     if case.dim == 1:
         even = torch.linspace(0, 1, 4001, dtype=torch.float64).unsqueeze(-1)
         base = torch.linspace(-9, 9, 4001, dtype=torch.float64).unsqueeze(-1)
-        grid = torch.cat([low + (high - low) * even, sampler(base)[0]]).sort(0)[0]
+        grid = torch.cat([low + (high - low) * even, sampler(base)]).sort(0)[0]
         weight = _trapezoid(grid[:, 0])
     else:
         even = torch.linspace(0, 1, 351, dtype=torch.float64)
         axes = [a + (b - a) * even for a, b in zip(low, high, strict=True)]
         grid = torch.cartesian_prod(*axes)
         weight = torch.outer(_trapezoid(axes[0]), _trapezoid(axes[1])).reshape(-1)
-    x, ladj = scorer(grid)
+    points = target(grid)
+    x, ladj = maps[back](points)
+    z = source.inv(x)
+    ladj = ladj - source.log_abs_det_jacobian(z, x)
+    ladj = ladj + target.log_abs_det_jacobian(grid, points)
     log_p = (
-        -0.5 * (x * x).sum(-1) - 0.5 * case.dim * float(torch.tensor(2 * torch.pi).log()) + ladj
+        -0.5 * (z * z).sum(-1) - 0.5 * case.dim * float(torch.tensor(2 * torch.pi).log()) + ladj
     )
-    return grid, weight * log_p.exp()
+    return points, weight * log_p.exp()
 
 
 def _trapezoid(grid: Tensor) -> Tensor:

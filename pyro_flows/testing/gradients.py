@@ -21,8 +21,8 @@ def parameters_get_gradients(case: Case) -> str | None:
     if not named:
         return NO_PARAMETERS
     for name, pair in directions(layer, context).items():
-        y, ladj = pair(case.values(16))
-        loss = (y * case.values(16, seed=1)).sum() + ladj.sum()
+        y, ladj = pair(case.values(16, into=name))
+        loss = (y * case.noise(16)).sum() + ladj.sum()
         grads = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
         for key, grad in zip(named, grads, strict=True):
             case.require(
@@ -39,9 +39,11 @@ def gradients_are_right(case: Case) -> None:
     One random direction over all of them at once, of the results weighted at random; the better
     of two steps, since a longer one may cross a kink, such as a spline's at a knot.
     """
-    layer, x, context = in_double(case.layer()), case.values(4).double(), double(case.context())
-    inputs = [x, *([] if context is None else [context])]
+    layer, context = in_double(case.layer()), double(case.context())
+    values = {name: case.values(4, into=name).double() for name in ("forward", "inverse")}
+    inputs = [*values.values(), *([] if context is None else [context])]
     leaves = [t.requires_grad_() for t in inputs] + [p for p in layer.parameters() if p.numel()]
+    x = values["forward"]
     generator = torch.Generator(device="cpu").manual_seed(5000 + case.seed)
 
     def noise(shape: torch.Size) -> Tensor:
@@ -54,7 +56,7 @@ def gradients_are_right(case: Case) -> None:
         with torch.no_grad():
             for leaf, d in zip(leaves, direction, strict=True):
                 leaf.add_(step * d)
-        y, ladj = directions(layer, context)[name](x)
+        y, ladj = directions(layer, context)[name](values[name])
         return (weights[0] * y).sum() + (weights[1] * ladj).sum()
 
     def difference(name: str, h: float) -> Tensor:
@@ -84,9 +86,9 @@ def weighted_gradients(case: Case) -> str | None:
     parameters = [p for p in layer.parameters() if p.numel()]
     if not parameters:
         return NO_PARAMETERS
-    x = case.values(3).reshape(-1, case.dim)[:3]
-    weights = torch.tensor([-2.0, 0.0, 5.0], dtype=case.dtype)[: len(x)]
+    weights = torch.tensor([-2.0, 0.0, 5.0], dtype=case.dtype)
     for name, pair in directions(layer, context).items():
+        x = case.values(3, into=name).reshape(-1, case.dim)[:3]
         together = _flat(torch.autograd.grad((weights * _score(pair, x)).sum(), parameters))
         alone = [
             w * _flat(torch.autograd.grad(_score(pair, one), parameters))
@@ -106,11 +108,12 @@ def weighted_gradients(case: Case) -> str | None:
 def ignores_batch_mates(case: Case) -> None:
     """An element's result doesn't depend on the others of its batch, whatever they are."""
     layer, context = case.layer(), case.one_context()
-    x = case.values(4).reshape(-1, case.dim)[:4]
+    mates = (1.0, 1e6 if case.is_real() else 0.5, torch.nan)
     for name, pair in directions(layer, context).items():
+        x = case.values(4, into=name).reshape(-1, case.dim)[:4]
         with torch.no_grad():
             y, ladj = pair(x[0])
-            for mate in (1.0, 1e6, torch.nan):
+            for mate in mates:
                 batch = torch.cat([x[:1], x[1:] * mate])
                 y_batch, ladj_batch = pair(batch)
                 what = f"with batch mates times {mate:g}, the {name}"
@@ -124,7 +127,7 @@ def shapes_broadcast(case: Case) -> None:
     layer, context = case.layer(), case.context()
     for name, pair in directions(layer, context).items():
         for lead in ((), (2,), (2, 1), (0,)):
-            x = case.values(*lead)
+            x = case.values(*lead, into=name)
             y, ladj = pair(x)
             case.require(
                 y.shape == x.shape and ladj.shape == x.shape[:-1],
@@ -146,9 +149,9 @@ def shapes_broadcast(case: Case) -> None:
     )
     if context is None:
         return
-    one = case.values(1).reshape(-1, case.dim)[0]
     rows = context.reshape(-1, case.context_dim)
     for name in ("forward", "inverse"):
+        one = case.values(1, into=name).reshape(-1, case.dim)[0]
         together = _run(layer, name, one, context)
         apart = [_run(layer, name, one, row) for row in rows]
         for k, what in enumerate(("value", "ladj")):

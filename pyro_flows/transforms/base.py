@@ -22,6 +22,13 @@ from torch.distributions import Transform
 from pyro_flows.errors import ContextError, ShapeError
 
 
+def vector_of(constraint: Any) -> Any:
+    """The constraint of a vector whose every coordinate obeys ``constraint``."""
+    if constraint is constraints.real:
+        return constraints.real_vector
+    return constraints.independent(constraint, 1)
+
+
 class Layer(TransformModule, ConditionalTransformModule):
     """Base class of all layers; a subclass implements the two pair methods.
 
@@ -71,6 +78,13 @@ class Layer(TransformModule, ConditionalTransformModule):
     def condition(self, context: Tensor | None) -> Transform:
         """Fix the context: a light transform sharing this layer's parameters."""
         return self if self.context_dim == 0 else Conditioned(self, context)
+
+    def initialize(self, y: Tensor, context: Tensor | None = None) -> None:
+        """Set what is set from data, if anything, given values ``(n, dim)`` on the data side.
+
+        Most layers have nothing to set. It is never done behind a call's back: a layer that
+        changed with its first batch would give two answers to one question.
+        """
 
     # What torch and Pyro call.
 
@@ -168,6 +182,9 @@ class Inverse(Layer):
     def inv(self) -> Layer:
         """The layer itself."""
         return self.layer
+
+    def initialize(self, y: Tensor, context: Tensor | None = None) -> None:
+        """Set nothing: the layer's data side is this one's base side."""
 
     def forward_and_ladj(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Run the layer's inverse."""

@@ -77,6 +77,15 @@ class Compose(Layer):
             total = ladj if total is None else total + ladj
         return y, _as_batch(total, y)
 
+    def initialize(self, y: Tensor, context: Tensor | None = None) -> None:
+        """Set the layers from data, last to first, each from what the later ones leave of it."""
+        self.check(y, context)
+        for layer in reversed(self._parts()):
+            part = context if layer.context_dim else None
+            layer.initialize(y, part)
+            with torch.no_grad():
+                y = layer.inverse_and_ladj(y, part)[0]
+
     def _parts(self) -> list[Layer]:
         return cast("list[Layer]", list(self.layers))
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from pyro_flows.errors import ShapeError
 from pyro_flows.nn import MLP
 from pyro_flows.ops import alternating_masks
-from pyro_flows.transforms.base import Layer
+from pyro_flows.transforms.base import Layer, vector_of
 from pyro_flows.transforms.elementwise.univariate import (
     Affine,
     RationalQuadraticSpline,
@@ -36,7 +37,7 @@ class Coupling(Layer):
         context_dim: width of the context.
         hidden_dims: widths of the conditioner's hidden layers.
         conditioner: a module ``(*, kept + context_dim) -> (*, moved * num_parameters)`` in place
-            of the MLP.
+            of the MLP; it is shown ``univariate.features`` of the kept coordinates.
 
     Raises:
         ShapeError: the mask moves nothing, or leaves nothing to condition on.
@@ -80,23 +81,36 @@ class Coupling(Layer):
                 "moved and context_dim is 0. Keep a coordinate, give a context, or use "
                 "Elementwise."
             )
+        if univariate.domain is not univariate.codomain:
+            raise ShapeError(
+                f"{type(self).__name__} expected a univariate from one space to itself, since kept "
+                f"coordinates stay where they are, but got {univariate}. Use Elementwise."
+            )
         self.univariate = univariate
         kept_index, moved_index = (~moved).nonzero()[:, 0], moved.nonzero()[:, 0]
         self.register_index("kept", kept_index)
         self.register_index("moved", moved_index)
         self.register_index("restore", torch.cat([kept_index, moved_index]).argsort())
+        width = kept_count * univariate.num_features + context_dim
         self.conditioner = conditioner or MLP(
-            kept_count + context_dim, moved_count * univariate.num_parameters, hidden_dims
+            width, moved_count * univariate.num_parameters, hidden_dims
         )
+
+    @property
+    def domain(self) -> Any:  # type: ignore[override]
+        """The univariate's domain, of every coordinate."""
+        return vector_of(self.univariate.domain)
+
+    codomain = domain
 
     def _split(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         self.check(x, context)
         kept, moved = x.index_select(-1, self.kept), x.index_select(-1, self.moved)
-        inputs = kept
+        inputs = self.univariate.features(kept).flatten(-2)
         if context is not None:
             batch = torch.broadcast_shapes(kept.shape[:-1], context.shape[:-1])
             kept = kept.expand(*batch, -1)
-            inputs = torch.cat([kept, context.expand(*batch, -1)], -1)
+            inputs = torch.cat([inputs.expand(*batch, -1), context.expand(*batch, -1)], -1)
         params = self.conditioner(inputs)
         return kept, moved, params.unflatten(-1, (-1, self.univariate.num_parameters))
 

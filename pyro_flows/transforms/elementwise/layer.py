@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 
 from pyro_flows.nn import MLP
-from pyro_flows.transforms.base import Layer
+from pyro_flows.transforms.base import Layer, vector_of
 from pyro_flows.transforms.elementwise.univariate import Univariate
 
 
@@ -42,10 +43,23 @@ class Elementwise(Layer):
     ) -> None:
         super().__init__(dim, context_dim)
         self.univariate = univariate
-        self.conditioner = MLP(context_dim, dim * univariate.num_parameters, hidden_dims)
+        count = dim * univariate.num_parameters
+        self.conditioner = MLP(context_dim, count, hidden_dims) if count else None
+
+    @property
+    def domain(self) -> Any:  # type: ignore[override]
+        """The univariate's domain, of every coordinate."""
+        return vector_of(self.univariate.domain)
+
+    @property
+    def codomain(self) -> Any:  # type: ignore[override]
+        """The univariate's codomain, of every coordinate."""
+        return vector_of(self.univariate.codomain)
 
     def _params(self, x: Tensor, context: Tensor | None) -> Tensor:
         self.check(x, context)
+        if self.conditioner is None:
+            return x.unsqueeze(-1)[..., :0]
         flat = self.conditioner(x[..., :0] if context is None else context)
         return flat.unflatten(-1, (self.dim, self.univariate.num_parameters))
 

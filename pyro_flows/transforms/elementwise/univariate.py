@@ -11,14 +11,32 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
+from torch.distributions import constraints
 
 from pyro_flows.ops import rational_quadratic_spline, soft_clamp
 
 
 class Univariate(ABC):
-    """An increasing map of the real line, given ``num_parameters`` numbers per element."""
+    """An increasing map of the real line, given ``num_parameters`` numbers per element.
+
+    A map of another space (the circle) or onto one (a squash) says so in ``domain`` and
+    ``codomain``, constraints of one number. One with weights of its own, shared by all elements,
+    is a torch module too.
+
+    ``features`` is how conditioners see a number of this space: the number itself, or, on the
+    circle, its cosine and sine.
+    """
+
+    domain: Any = constraints.real
+    codomain: Any = constraints.real
+    num_features: int = 1
+
+    def features(self, x: Tensor) -> Tensor:
+        """What a conditioner is shown of ``x`` of shape ``(*, D)``: ``(*, D, num_features)``."""
+        return x.unsqueeze(-1)
 
     @property
     @abstractmethod
