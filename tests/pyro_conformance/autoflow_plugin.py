@@ -144,7 +144,7 @@ def pytest_runtest_call(item: Any) -> Iterator[None]:
     """Replace the names of guides in the test's module while the test runs."""
     cls = replacement(item.function.__name__)
     with pytest.MonkeyPatch.context() as patch:
-        for name in REPLACED_NAMES[module_name(item)]:
+        for name in REPLACED_NAMES.get(module_name(item), ()):
             patch.setattr(item.module, name, cls)
         return (yield)
 

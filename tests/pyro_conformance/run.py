@@ -1,7 +1,10 @@
 # Copyright Contributors to the pyro_flows project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Run Pyro's own tests of guides on AutoFlow: ``run.py PATH_TO_PYRO [pytest's arguments]``.
+"""Run Pyro's own tests on our guide and layers: ``run.py PATH_TO_PYRO [pytest's arguments]``.
+
+Its tests of guides run on ``AutoFlow`` (autoflow_plugin.py), its tests of transforms on every layer
+of the catalogue (layers.py).
 
 The tests come from a checkout of Pyro's repository and run against the Pyro that is installed,
 with Pyro's own settings: float64, warnings as errors. A temporary folder with links to the
@@ -11,6 +14,7 @@ checkout's ``tests`` and ``setup.cfg`` keeps the checkout's ``pyro`` folder off 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -22,6 +26,7 @@ TESTS = (
     "tests/infer/test_autoguide.py",
     "tests/infer/reparam/test_neutra.py",
     "tests/infer/autoguide/test_inference.py",
+    "layers.py",
 )
 
 
@@ -34,7 +39,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="pyro_conformance_") as folder:
         for name in ("tests", "setup.cfg"):
             (Path(folder) / name).symlink_to(checkout / name)
-        paths = [str(ROOT), str(HERE), os.environ.get("PYTHONPATH", "")]
+        # Copied, not linked: pytest would follow the link, and find our own tests' settings there.
+        shutil.copy(HERE / "layers.py", folder)
+        paths = [str(ROOT), str(ROOT / "tests"), str(HERE), os.environ.get("PYTHONPATH", "")]
         environment = {
             **os.environ,
             "PYTHONPATH": os.pathsep.join(filter(None, paths)),
