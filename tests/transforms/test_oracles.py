@@ -1,0 +1,117 @@
+# Copyright Contributors to the pyro_flows project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Other libraries as oracles: with the same parameters they give the same numbers, to 1e-6.
+
+The peers are optional: ``pip install zuko nflows``, or their folder on PYTHONPATH. Slow tests only,
+since importing zuko switches the validation of distributions off, for the whole process.
+"""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from pyro_flows.ops import rational_quadratic_spline
+from pyro_flows.ops.splines import MAX_LOG_SLOPE, MIN_BIN
+from pyro_flows.transforms import AffineCoupling, SplineCoupling
+
+pytestmark = pytest.mark.slow
+BINS, BOUND = 8, 5.0
+
+
+@pytest.fixture
+def zuko():
+    """The library, with the validation of distributions as it was."""
+    validate = torch.distributions.Distribution._validate_args
+    yield pytest.importorskip("zuko")
+    torch.distributions.Distribution.set_default_validate_args(validate)
+
+
+def spline_parameters(count=400, scale=1.5):
+    return scale * torch.randn(count, 3 * BINS - 1)
+
+
+def knots(logits):
+    """Where our spline has its knots: the documented formula, written again."""
+    sizes = 2 * BOUND * (MIN_BIN + (1 - MIN_BIN * BINS) * logits.softmax(-1))
+    return F.pad(sizes.cumsum(-1), (1, 0)) - BOUND
+
+
+def slopes(raw):
+    """Inner slopes: softly bounded log-slopes."""
+    return (MAX_LOG_SLOPE * torch.tanh(raw / MAX_LOG_SLOPE)).exp()
+
+
+def zuko_spline(zuko, params):
+    """zuko's spline with the knots and slopes of ours."""
+    theirs = zuko.transforms.MonotonicRQSTransform(
+        params[..., :BINS], params[..., BINS : 2 * BINS], params[..., 2 * BINS :], bound=BOUND
+    )
+    theirs.horizontal = knots(params[..., :BINS])
+    theirs.vertical = knots(params[..., BINS : 2 * BINS])
+    theirs.derivatives = F.pad(slopes(params[..., 2 * BINS :]), (1, 1), value=1.0)
+    return theirs
+
+
+def test_spline_against_zuko(zuko):
+    params = spline_parameters()
+    x = 2.5 * torch.randn(400)
+    theirs = zuko_spline(zuko, params)
+    y, ladj = theirs.call_and_ladj(x)
+    got = rational_quadratic_spline(x, params, BOUND)
+    assert (got[0] - y).abs().max() < 1e-6
+    assert (got[1] - ladj).abs().max() < 1e-6
+    back, back_ladj = rational_quadratic_spline(y, params, BOUND, inverse=True)
+    assert (back - theirs.inv(y)).abs().max() < 1e-6
+    assert (back_ladj + ladj).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("inverse", [False, True])
+def test_spline_against_nflows(inverse):
+    splines = pytest.importorskip("nflows.transforms.splines.rational_quadratic")
+    params = spline_parameters()
+    x = 2.5 * torch.randn(400)
+    # Their slopes are 1e-3 + softplus(raw).
+    raw = (slopes(params[..., 2 * BINS :]) - 1e-3).expm1().log()
+    y, ladj = splines.unconstrained_rational_quadratic_spline(
+        x,
+        params[..., :BINS],
+        params[..., BINS : 2 * BINS],
+        raw,
+        inverse=inverse,
+        tail_bound=BOUND,
+    )
+    got = rational_quadratic_spline(x, params, BOUND, inverse=inverse)
+    assert (got[0] - y).abs().max() < 1e-6
+    assert (got[1] - ladj).abs().max() < 1e-6
+
+
+def perturbed(layer):
+    for p in layer.parameters():
+        p.data.add_(0.5 * torch.randn_like(p))
+    return layer
+
+
+def test_coupling_against_zuko(zuko):
+    """zuko's scheme with our conditioner: an affine and a spline coupling."""
+    for layer, univariate in (
+        (perturbed(AffineCoupling(6, [False, True] * 3)), "affine"),
+        (perturbed(SplineCoupling(6, [False, True] * 3, bins=BINS, bound=BOUND)), "spline"),
+    ):
+
+        def meta(kept, layer=layer, univariate=univariate):
+            params = layer.conditioner(kept).unflatten(-1, (3, -1))
+            if univariate == "spline":
+                return zuko.transforms.DependentTransform(zuko_spline(zuko, params), 1)
+            shift, raw = params.unbind(-1)
+            log_scale = 3 * torch.tanh(raw / 3)
+            affine = torch.distributions.AffineTransform(shift, log_scale.exp())
+            return zuko.transforms.DependentTransform(affine, 1)
+
+        theirs = zuko.transforms.CouplingTransform(meta, torch.tensor([True, False] * 3))
+        x = torch.randn(200, 6)
+        y, ladj = theirs.call_and_ladj(x)
+        got = layer.forward_and_ladj(x)
+        assert (got[0] - y).abs().max() < 1e-6
+        assert (got[1] - ladj).abs().max() < 1e-6
+        assert (layer.inv(y) - theirs.inv(y)).abs().max() < 1e-6
