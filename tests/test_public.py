@@ -37,6 +37,7 @@ WITHOUT_EXAMPLE = {
     "Schedule",
     "Score",
     "Verdict",
+    "Words",
     "check_name",
     "constrain",
     "find_gaussian",

@@ -3,6 +3,8 @@
 
 """The training loop, shared by everything that fits a flow."""
 
-from pyro_flows.training.loop import Report, Schedule, Score, train
+from pyro_flows.training.loop import Words, train
+from pyro_flows.training.schedule import Schedule
+from pyro_flows.training.score import Report, Score
 
-__all__ = ["Report", "Schedule", "Score", "train"]
+__all__ = ["Report", "Schedule", "Score", "Words", "train"]

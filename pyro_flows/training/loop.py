@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from time import monotonic as now
 from typing import Any
 
 import numpy as np
@@ -19,99 +20,21 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from pyro_flows.training.averaging import Average
+from pyro_flows.training.clipping import Clip
+from pyro_flows.training.schedule import Schedule
+from pyro_flows.training.score import Report, Score
+
 # Steps between looks at the running objective: each look waits for the device.
 LOOK = 50
 
 
 @dataclass(frozen=True)
-class Schedule:
-    """How long to train, and when it is enough.
+class Words:
+    """What the numbers are called, in the bar and in the reason of a stop."""
 
-    Training runs in cycles, each twice as long as the one before, with a learning rate that warms
-    up and decays within the cycle. After each cycle the state is scored on held-out draws.
-
-    Attributes:
-        cycles: steps of each cycle.
-        learning_rate: peak of the first cycle.
-        min_gain: stop when a cycle gained less than this, or less than 2 standard errors.
-        good_enough: stop when ``Score.excess`` is at most this.
-    """
-
-    cycles: Sequence[int] = (400, 800, 1600)
-    learning_rate: float = 3e-2
-    min_gain: float = 0.002
-    good_enough: float = -math.inf
-
-    def rate(self, step: int, steps: int) -> float:
-        """Learning rate at a step of a cycle, as a share of the peak: warm-up, then cosine."""
-        warm = min(1.0, (step + 1) / max(1, 0.05 * steps))
-        return warm * (0.02 + 0.49 * (1 + math.cos(math.pi * step / steps)))
-
-
-@dataclass(frozen=True)
-class Score:
-    """A state on held-out draws; the draws are the same for every state.
-
-    Attributes:
-        values: the objective per draw, higher is better, shape ``(S,)``.
-        excess: an upper estimate of how far from perfect the state is, in the objective's unit;
-            inf if there is none.
-    """
-
-    values: Tensor
-    excess: float = math.inf
-
-    @property
-    def finite(self) -> Tensor:
-        """Which draws count: one outside the support has no value, but doesn't hide the rest."""
-        return torch.isfinite(self.values)
-
-    @property
-    def mean(self) -> float:
-        """Mean over finite draws plus the log of their share; -inf if there are none."""
-        finite = self.finite
-        if not bool(finite.any()):
-            return -math.inf
-        return float(self.values[finite].mean() + finite.double().mean().log())
-
-    @property
-    def se(self) -> float:
-        """Standard error of the mean; inf below two finite draws."""
-        inside = self.values[self.finite]
-        return float(inside.std()) / math.sqrt(len(inside)) if len(inside) > 1 else math.inf
-
-    def gain_over(self, other: Score) -> tuple[float, float]:
-        """How much better the mean is than another state's, and the paired standard error."""
-        both = self.finite & other.finite
-        if int(both.sum()) < 2:
-            gain = self.mean - other.mean
-            return (0.0 if math.isnan(gain) else gain), 0.0
-        difference = (self.values - other.values)[both]
-        shares = self.finite.double().mean().log() - other.finite.double().mean().log()
-        se = float(difference.std()) / math.sqrt(len(difference))
-        return float(difference.mean() + shares), se
-
-
-@dataclass
-class Report:
-    """What happened in training.
-
-    Attributes:
-        steps: optimiser steps made.
-        stop_reason: why it ended, a sentence.
-        interrupted: whether the user stopped it.
-        rollbacks: times it went back to the best state after diverging.
-        non_finite: particles masked out of gradients.
-        history: arrays "step", "elbo" (objective in training), "heldout_step", "heldout_elbo",
-            "heldout_se", "stage".
-    """
-
-    steps: int = 0
-    stop_reason: str = ""
-    interrupted: bool = False
-    rollbacks: int = 0
-    non_finite: int = 0
-    history: dict[str, np.ndarray] = field(default_factory=dict)
+    objective: str = "ELBO"
+    heldout: str = "held-out draws"
 
 
 def train(
@@ -120,8 +43,10 @@ def train(
     score: Callable[[], Score],
     schedule: Schedule,
     *,
+    buffers: Sequence[Tensor] = (),
     progress: bool = True,
     describe: str = "Train",
+    words: Words = Words(),
 ) -> Report:
     """Train ``parameters`` in place and leave the best held-out state in them.
 
@@ -132,13 +57,15 @@ def train(
             terms were masked, both on the device.
         score: the state on held-out draws.
         schedule: cycles and stops.
+        buffers: tensors that belong to the state but are not trained, such as running means.
         progress: show a bar on standard error.
         describe: the bar's label.
+        words: what objective and held-out values are called.
 
     Returns:
         What happened. Ctrl-C ends training early; the best state is kept.
     """
-    loop = _Loop(list(parameters), gradient, score, schedule)
+    loop = _Loop(list(parameters), list(buffers), gradient, score, schedule, words)
     with tqdm(total=sum(schedule.cycles), disable=not progress, desc=describe) as bar:
         try:
             loop.run(bar)
@@ -152,25 +79,31 @@ class _Loop:
     def __init__(
         self,
         parameters: list[Tensor],
+        buffers: list[Tensor],
         gradient: Callable[[int], tuple[Tensor, Tensor]],
         score: Callable[[], Score],
         schedule: Schedule,
+        words: Words,
     ) -> None:
         self.parameters, self.gradient, self.score = parameters, gradient, score
-        self.schedule, self.report = schedule, Report()
+        self.tensors = parameters + buffers
+        self.schedule, self.report, self.words = schedule, Report(), words
+        self.deadline = now() + schedule.max_seconds
         self.best_state = self._state()
         self.best = score()
-        self.first = self.best
         self.objective: list[Tensor] = []
         self.masked: list[Tensor] = []
         self.heldout: list[tuple[int, float, float]] = [(0, self.best.mean, self.best.se)]
 
     def run(self, bar: Any) -> None:
-        peak = self.schedule.learning_rate
-        for cycle, steps in enumerate(self.schedule.cycles):
-            before = self.best
+        peak, schedule = self.schedule.learning_rate, self.schedule
+        for cycle, steps in enumerate(schedule.cycles):
+            before, done = self.best, self.report.steps
             diverged = self._cycle(cycle, steps, peak, bar)
             gain, se = self.best.gain_over(before)
+            if now() >= self.deadline:
+                self.report.stop_reason = f"the {schedule.max_seconds:g} seconds were used up"
+                return
             if diverged:
                 self.report.rollbacks += 1
                 peak *= 0.3
@@ -180,12 +113,13 @@ class _Loop:
                     )
                     return
                 continue
-            if self.best.excess <= self.schedule.good_enough:
+            if self.best.excess <= schedule.good_enough:
                 self.report.stop_reason = "the gap to the log evidence is as small as is asked for"
                 return
-            if cycle > 0 and gain < max(self.schedule.min_gain, 2 * se):
+            if cycle > 0 and gain < max(schedule.min_gain, schedule.min_gain_se * se):
                 self.report.stop_reason = (
-                    f"the last {steps} steps gained {gain:.2g} nats on held-out draws"
+                    f"the last {self.report.steps - done} steps gained {gain:.2g} nats on "
+                    f"{self.words.heldout}"
                 )
                 return
         self.report.stop_reason = f"the budget of {self.report.steps} steps was used up"
@@ -193,48 +127,78 @@ class _Loop:
     def _cycle(self, cycle: int, steps: int, peak: float, bar: Any) -> bool:
         """One cycle from the best state; True if it diverged and was given up."""
         self._restore(self.best_state)
-        optimiser = torch.optim.Adam(
-            self.parameters, lr=peak, betas=(0.9, 0.99), fused=_can_fuse(self.parameters)
-        )
-        clip = _Clip()
-        # The tail of the cycle, averaged: step-size noise goes, the optimum stays.
-        tail, average, averaged = max(1, steps // 5), self._state(), 0
-        best_window = -math.inf
+        schedule, started = self.schedule, now()
+        optimiser, clip = self._optimiser(peak), Clip()
+        average = Average(self.tensors, steps, schedule.horizon)
+        best_window, waited = -math.inf, 0
         for step in range(steps):
-            optimiser.param_groups[0]["lr"] = peak * self.schedule.rate(step, steps)
-            optimiser.zero_grad(set_to_none=True)
-            objective, masked = self.gradient(cycle)
-            clip(self.parameters)
-            optimiser.step()
-            self.objective.append(objective)
-            self.masked.append(masked)
-            self.report.steps += 1
-            if steps - step <= tail:
-                averaged += 1
-                for mean, parameter in zip(average, self.parameters, strict=True):
-                    mean.lerp_(parameter.detach(), 1.0 / averaged)
+            share = (now() - started) / (self.deadline - started)  # of the time; 0 if unlimited
+            rate = peak * schedule.rate(max(step, share * steps), steps)
+            self._step(cycle, optimiser, clip, rate)
+            average.update(step)
             if (step + 1) % LOOK == 0 or step + 1 == steps:
                 window = torch.stack(self.objective[-LOOK:])
-                now, noise = float(window.mean()), float(window.std(correction=0))
+                mean, noise = float(window.mean()), float(window.std(correction=0))
                 bar.update(min(LOOK, step + 1 - (step // LOOK) * LOOK))
-                bar.set_postfix_str(f"ELBO {now:.4g}")
-                if not math.isfinite(now) or now < best_window - 10 - 5 * noise:
+                bar.set_postfix_str(f"{self.words.objective} {mean:.4g}")
+                if not math.isfinite(mean) or mean < best_window - 10 - 5 * noise:
                     return True
-                best_window = max(best_window, now)
-        self._keep_if_better(cycle)
-        self._restore(average)
-        self._keep_if_better(cycle)
+                best_window = max(best_window, mean)
+            if schedule.score_every and (step + 1) % schedule.score_every == 0:
+                waited = 0 if self._average_is_better(average) else waited + 1
+            if waited == schedule.patience or now() >= self.deadline:
+                break
+        self._keep_if_better()
+        self._restore(average.state)
+        self._keep_if_better()
         return False
 
-    def _keep_if_better(self, cycle: int) -> None:
+    def _step(self, cycle: int, optimiser: torch.optim.Optimizer, clip: Clip, rate: float) -> None:
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        optimiser.zero_grad(set_to_none=True)
+        objective, masked = self.gradient(cycle)
+        clip(self.parameters)
+        optimiser.step()
+        self.objective.append(objective)
+        self.masked.append(masked)
+        self.report.steps += 1
+
+    def _optimiser(self, peak: float) -> torch.optim.Optimizer:
+        options: dict[str, Any] = {
+            "lr": peak,
+            "betas": (0.9, 0.99),
+            "fused": _can_fuse(self.parameters),
+        }
+        decay = self.schedule.weight_decay
+        if not decay:
+            return torch.optim.Adam(self.parameters, **options)
+        # Biases and scales say where things are: to pull them to zero makes nothing simpler.
+        groups = [
+            {"params": [p for p in self.parameters if p.dim() > 1], "weight_decay": decay},
+            {"params": [p for p in self.parameters if p.dim() <= 1], "weight_decay": 0.0},
+        ]
+        return torch.optim.AdamW([g for g in groups if g["params"]], **options)
+
+    def _average_is_better(self, average: Average) -> bool:
+        """Score the average inside a cycle; the cycle goes on from where it was."""
+        current = self._state()
+        self._restore(average.state)
+        better = self._keep_if_better()
+        self._restore(current)
+        return better
+
+    def _keep_if_better(self) -> bool:
         score = self.score()
         self.heldout.append((self.report.steps, score.mean, score.se))
-        if score.gain_over(self.best)[0] > 0:
+        better = score.gain_over(self.best)[0] > 0
+        if better:
             self.best, self.best_state = score, self._state()
+        return better
 
     def finish(self) -> Report:
         if self.report.interrupted:
-            self._keep_if_better(0)
+            self._keep_if_better()
         # Never worse than the start, beyond chance, on draws that no step was taken on.
         self._restore(self.best_state)
         for parameter in self.parameters:
@@ -254,38 +218,12 @@ class _Loop:
         return self.report
 
     def _state(self) -> list[Tensor]:
-        return [parameter.detach().clone() for parameter in self.parameters]
+        return [tensor.detach().clone() for tensor in self.tensors]
 
     def _restore(self, state: list[Tensor]) -> None:
         with torch.no_grad():
-            for parameter, value in zip(self.parameters, state, strict=True):
-                parameter.copy_(value)
-
-
-class _Clip:
-    """Clip the gradient's norm at twice its running size; drop non-finite gradients.
-
-    A fixed bound would mean another thing in every model. Nothing here waits for the device.
-    """
-
-    def __init__(self) -> None:
-        self.size: Tensor | None = None
-
-    def __call__(self, parameters: Sequence[Tensor]) -> None:
-        grads = [p.grad for p in parameters if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(grads)
-        finite = torch.isfinite(norm)
-        usable = torch.where(finite, norm, torch.zeros_like(norm))
-        if self.size is None:
-            self.size = usable
-        # A first gradient of zero (all particles masked) says nothing of the size.
-        self.size = torch.where(self.size > 0, self.size, usable)
-        # The size follows slowly, and one outlier moves it by a factor at most.
-        limited = torch.minimum(usable, 4 * self.size.clamp_min(1e-30))
-        self.size = torch.where(finite, self.size.lerp(limited, 0.05), self.size)
-        factor = (2 * self.size / norm.clamp_min(1e-30)).clamp(max=1.0)
-        for grad in grads:
-            grad.copy_(torch.where(finite, grad * factor, torch.zeros_like(grad)))
+            for tensor, value in zip(self.tensors, state, strict=True):
+                tensor.copy_(value)
 
 
 def _can_fuse(parameters: Sequence[Tensor]) -> bool:
