@@ -18,7 +18,8 @@
     ├── DataError(ValueError)           NaN in the data
     ├── GuideError(ValueError)          the guide can't be used here
     ├── SavedPosteriorError(ValueError) a file that is not what it should be
-    └── NotConvergedError(RuntimeError) a numerical routine ran out of passes
+    ├── NotConvergedError(RuntimeError) a numerical routine ran out of passes
+    └── NoRsampleError(NotImplementedError) draws of this distribution carry no gradient
 
 Each message is a sentence: what was expected, what came, what to do.
 """
@@ -82,3 +83,7 @@ class SavedPosteriorError(PyroFlowsError, ValueError):
 
 class NotConvergedError(PyroFlowsError, RuntimeError):
     """A numerical routine used up its passes without reaching its tolerance."""
+
+
+class NoRsampleError(PyroFlowsError, NotImplementedError):
+    """Draws of this distribution carry no gradient (as torch says it, a NotImplementedError)."""

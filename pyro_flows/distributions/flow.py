@@ -15,8 +15,8 @@ from pyro.distributions import constraints
 from torch import Tensor, nn
 from torch.distributions import Transform
 
-from pyro_flows.distributions.base import StandardNormal
-from pyro_flows.errors import ContextError
+from pyro_flows.distributions.base import Base, StandardNormal
+from pyro_flows.errors import ContextError, NoRsampleError, ShapeError
 from pyro_flows.transforms import Compose, Layer
 
 
@@ -25,7 +25,8 @@ class Flow(nn.Module):
 
     Args:
         layers: layers from base to data, all of one ``dim``.
-        base: a module that makes the base distribution; the standard normal by default.
+        base: a module that makes the base distribution; the standard normal by default. One whose
+            draws carry no gradient, such as a mixture, makes a flow that has ``sample`` only.
 
     Shapes: the distribution has event shape ``(dim,)`` and the batch shape of the context.
 
@@ -41,6 +42,22 @@ class Flow(nn.Module):
         super().__init__()
         self.transform = Compose(layers)
         self.base = base if base is not None else StandardNormal(self.transform.dim)
+        self._check_base()
+
+    def _check_base(self) -> None:
+        """Raise unless base and layers have the same sizes, as far as the base says its own."""
+        dim = getattr(self.base, "dim", self.dim)
+        contexts = {self._base_context_dim, self.transform.context_dim} - {0}
+        if dim != self.dim or len(contexts) > 1:
+            raise ShapeError(
+                f"Flow expected a base of dim={self.dim} and, if it takes a context, the "
+                f"context_dim of the layers, but got {self.base} for layers of "
+                f"context_dim={self.transform.context_dim}. Build both with the same sizes."
+            )
+
+    @property
+    def _base_context_dim(self) -> int:
+        return int(getattr(self.base, "context_dim", 0))
 
     @property
     def dim(self) -> int:
@@ -50,7 +67,7 @@ class Flow(nn.Module):
     @property
     def context_dim(self) -> int:
         """Size of the context's last axis, 0 for a plain flow."""
-        return self.transform.context_dim
+        return self.transform.context_dim or self._base_context_dim
 
     def forward(self, context: Tensor | None = None) -> FlowDistribution:
         """Make the distribution, given a context of shape ``(*, context_dim)`` if it takes one."""
@@ -59,14 +76,28 @@ class Flow(nn.Module):
                 f"This flow expected a context of shape (..., {self.context_dim}), but got none. "
                 "Call flow(context)."
             )
-        return FlowDistribution(self.base(context), self.transform, context)
+        base = self.base(context)
+        return FlowDistribution(base, self.transform, self._layers_context(context))
+
+    def _layers_context(self, context: Tensor | None) -> Tensor | None:
+        """The context, unless only the base takes it."""
+        if self._base_context_dim and not self.transform.context_dim:
+            return None
+        return context
 
     def initialize(self, value: Tensor, context: Tensor | None = None) -> None:
-        """Set what layers set from data (ActNorm), given values ``(n, dim)``; once, before training.
+        """Set what is set from data, given values ``(n, dim)``; once, before training.
 
-        Cost: one pass from data to base without gradients.
+        Layers first (ActNorm), then the base (a mixture), from what the layers leave of the data.
+
+        Cost: one pass from data to base without gradients, two if the base is set too.
         """
-        self.transform.initialize(value, context)
+        inner = self._layers_context(context)
+        self.transform.initialize(value, inner)
+        if isinstance(self.base, Base) and type(self.base).initialize is not Base.initialize:
+            with torch.no_grad():
+                x = self.transform.inverse_and_ladj(value, inner)[0]
+            self.base.initialize(x, context)
 
     def log_prob(self, value: Tensor, context: Tensor | None = None) -> Tensor:
         """Log density of ``value`` of shape ``(*, dim)``: short for ``flow(context).log_prob``."""
@@ -82,7 +113,6 @@ class FlowDistribution(dist.TorchDistribution):
     """
 
     arg_constraints: dict[str, Any] = {}
-    has_rsample = True
 
     def __init__(
         self,
@@ -95,6 +125,8 @@ class FlowDistribution(dist.TorchDistribution):
             context_batch = () if context is None else context.shape[:-1]
             batch_shape = torch.broadcast_shapes(base.batch_shape, context_batch)
         self.base, self.transform, self.context = base.expand(batch_shape), transform, context
+        # An attribute, as Pyro's `has_rsample_(False)` sets it.
+        self.has_rsample = bool(base.has_rsample)
         self._memo: tuple[Tensor, int, bool, Tensor] | None = None
         super().__init__(batch_shape, torch.Size((transform.dim,)), validate_args=False)
 
@@ -116,16 +148,37 @@ class FlowDistribution(dist.TorchDistribution):
         Returns:
             ``(value, log_prob)`` of shapes ``(*sample_shape, *batch_shape, dim)`` and without
             the last axis; both carry gradients.
+
+        Raises:
+            NoRsampleError: draws of the base carry none.
         """
-        x = self.base.rsample(torch.Size(sample_shape))
+        if not self.base.has_rsample:
+            raise NoRsampleError(
+                f"rsample expected a base whose draws carry gradients, but got {self.base}. Use "
+                "sample() and log_prob(), or a base that has rsample, such as StandardNormal."
+            )
+        return self._push(self.base.rsample(torch.Size(sample_shape)))
+
+    def _push(self, x: Tensor) -> tuple[Tensor, Tensor]:
         value, ladj = self.transform.forward_and_ladj(x, self.context)
         return value, self.base.log_prob(x) - ladj
 
-    def rsample(self, sample_shape: torch.Size | Sequence[int] = torch.Size()) -> Tensor:
-        """Draw with gradients, shape ``(*sample_shape, *batch_shape, dim)``."""
-        value, log_prob = self.rsample_and_log_prob(sample_shape)
+    def _keep(self, value: Tensor, log_prob: Tensor) -> Tensor:
         self._memo = (value, value._version, torch.is_grad_enabled(), log_prob)
         return value
+
+    def rsample(self, sample_shape: torch.Size | Sequence[int] = torch.Size()) -> Tensor:
+        """Draw with gradients, shape ``(*sample_shape, *batch_shape, dim)``.
+
+        Raises:
+            NoRsampleError: draws of the base carry none.
+        """
+        return self._keep(*self.rsample_and_log_prob(sample_shape))
+
+    @torch.no_grad()
+    def sample(self, sample_shape: torch.Size | Sequence[int] = torch.Size()) -> Tensor:
+        """Draw without gradients, shape ``(*sample_shape, *batch_shape, dim)``."""
+        return self._keep(*self._push(self.base.sample(torch.Size(sample_shape))))
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log density; one inverse pass, or none for the value that was just drawn here."""
