@@ -8,6 +8,7 @@
     PyroFlowsError(Exception)
     ├── ShapeError(ValueError)          a tensor or a layer has the wrong width
     ├── ContextError(ValueError)        context missing, unexpected, or of the wrong width
+    ├── OptionError(ValueError)         an option was given a value that makes no sense
     ├── UnknownFlowError(KeyError)      no flow is registered under that name
     ├── ModelError(ValueError)          the Pyro model can't be used as it is
     │   ├── NoLatentsError              nothing to infer
@@ -15,9 +16,12 @@
     │   ├── SubsampledLatentError       a local latent under a subsampled plate
     │   ├── ChangedModelError           other data size, sites or shapes than at setup
     │   └── InfeasibleModelError        log density not finite anywhere it was tried
-    ├── DataError(ValueError)           NaN in the data
+    ├── DataError(ValueError)           NaN in the data, constant columns, values out of bounds
+    ├── DensityError(ValueError)        an argument of a density estimator can't be used
+    ├── NotFittedError(ValueError, AttributeError) an estimator is used before fit
     ├── GuideError(ValueError)          the guide can't be used here
     ├── SavedPosteriorError(ValueError) a file that is not what it should be
+    ├── SavedDensityError(ValueError)   the same, of a density
     ├── NotConvergedError(RuntimeError) a numerical routine ran out of passes
     └── NoRsampleError(NotImplementedError) draws of this distribution carry no gradient
 
@@ -35,6 +39,10 @@ class ShapeError(PyroFlowsError, ValueError):
 
 class ContextError(PyroFlowsError, ValueError):
     """Context is missing, was not expected, or has the wrong width."""
+
+
+class OptionError(PyroFlowsError, ValueError):
+    """An option was given a value that makes no sense, such as a mode that doesn't exist."""
 
 
 class UnknownFlowError(PyroFlowsError, KeyError):
@@ -73,12 +81,24 @@ class DataError(PyroFlowsError, ValueError):
     """The data contain values no likelihood can score, such as NaN."""
 
 
+class DensityError(PyroFlowsError, ValueError):
+    """An argument of a density estimator can't be used."""
+
+
+class NotFittedError(PyroFlowsError, ValueError, AttributeError):
+    """An estimator is used before it was fitted (the two classes are scikit-learn's custom)."""
+
+
 class GuideError(PyroFlowsError, ValueError):
     """The guide can't do what was asked of it."""
 
 
 class SavedPosteriorError(PyroFlowsError, ValueError):
     """A saved posterior is damaged, of another version, or of another model."""
+
+
+class SavedDensityError(PyroFlowsError, ValueError):
+    """A saved density is damaged, of another version, or of another flow."""
 
 
 class NotConvergedError(PyroFlowsError, RuntimeError):
