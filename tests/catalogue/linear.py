@@ -5,14 +5,25 @@
 
 from __future__ import annotations
 
-import torch
-
 from catalogue.entry import Entry
-from pyro_flows.transforms import CholeskyAffine, Permute
+from pyro_flows.transforms import (
+    PLU,
+    ActNorm,
+    BatchNorm,
+    Cayley,
+    CholeskyAffine,
+    Conv1x1,
+    DiagonalAffine,
+    Householder,
+    LowRankAffine,
+    MatrixExponential,
+    Permute,
+    Pixelwise,
+    Rotation,
+)
 
-
-def _order(dim):
-    return torch.randperm(dim, generator=torch.Generator("cpu").manual_seed(1), device="cpu")
+HIDDEN = (8,)
+IMAGES = {2: (2, 1, 1), 12: (3, 2, 2), 64: (4, 4, 4)}
 
 
 def _small(dim):
@@ -20,13 +31,35 @@ def _small(dim):
     return min(0.5, 2 / dim)
 
 
+def image(make, **options):
+    """A layer of images, made of ``(shape, context_dim)``."""
+    return Entry(lambda d, c: make(IMAGES[d], c), dims=tuple(IMAGES), **options)
+
+
 PERMUTED = frozenset({"starts_at_identity"})
 
 ENTRIES = {
-    "cholesky": Entry(lambda d, c: CholeskyAffine(d), conditional=False, perturb=_small),
-    "inverse-cholesky": Entry(
-        lambda d, c: CholeskyAffine(d).inv, conditional=False, perturb=_small
+    "diagonal": Entry(lambda d, c: DiagonalAffine(d, c, HIDDEN)),
+    "cholesky": Entry(lambda d, c: CholeskyAffine(d, c, HIDDEN), perturb=_small),
+    "inverse-cholesky": Entry(lambda d, c: CholeskyAffine(d, c, HIDDEN).inv, perturb=_small),
+    "plu": Entry(lambda d, c: PLU(d, c, HIDDEN)),
+    "plu-permuted": Entry(
+        lambda d, c: PLU(d, c, HIDDEN, permutation=Permute.random(d, seed=1)), left_out=PERMUTED
     ),
+    "householder": Entry(lambda d, c: Householder(d, context_dim=c, hidden_dims=HIDDEN)),
+    "householder-few": Entry(lambda d, c: Householder(d, 2, c, HIDDEN)),
+    "cayley": Entry(lambda d, c: Cayley(d, c, HIDDEN)),
+    "rotation": Entry(lambda d, c: Rotation(d, c, HIDDEN)),
+    "matrix_exponential": Entry(lambda d, c: MatrixExponential(d, c, HIDDEN)),
+    "low_rank": Entry(lambda d, c: LowRankAffine(d, 3, c, HIDDEN)),
     "permute-reversed": Entry(lambda d, c: Permute(d), conditional=False, left_out=PERMUTED),
-    "permute-random": Entry(lambda d, c: Permute(_order(d)), conditional=False, left_out=PERMUTED),
+    "permute-random": Entry(
+        lambda d, c: Permute.random(d, seed=1), conditional=False, left_out=PERMUTED
+    ),
+    "conv1x1": image(lambda shape, c: Conv1x1(shape, c, HIDDEN)),
+    "pixelwise-act_norm": image(lambda s, c: Pixelwise(ActNorm(s[0], c, HIDDEN), s)),
+    "act_norm": Entry(lambda d, c: ActNorm(d, c, HIDDEN)),
+    # In training mode the directions differ and a batch is normalised together, as its docstring
+    # says: the laws are for what is kept.
+    "batch_norm": Entry(lambda d, c: BatchNorm(d, c, HIDDEN).eval()),
 }

@@ -5,14 +5,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 from pyro_flows.errors import ShapeError
-from pyro_flows.transforms.base import Layer
+from pyro_flows.ops import matvec, strict_lower, strict_lower_positions, triangular_solve
+from pyro_flows.transforms.linear.affine import AffineMap, Tensors
 
 
-class CholeskyAffine(Layer):
+class CholeskyAffine(AffineMap):
     """``y = loc + L x`` with a lower-triangular ``L`` of positive diagonal.
 
     On a standard normal this is the full-rank Gaussian with covariance ``L L^T``.
@@ -23,8 +26,15 @@ class CholeskyAffine(Layer):
 
     Args:
         dim: number of coordinates.
+        context_dim: width of the context; a network of it adds to ``loc``, ``log_scale`` and
+            ``lower``.
+        hidden_dims: widths of that network's hidden layers.
 
     Cost: one triangular product (forward) or solve (inverse), O(dim^2) per value.
+
+    When to choose it: as the last layer, where a Gaussian's own correlations are to be learned
+    first; with a context, as a full-rank Gaussian regression. For an upper triangle put it
+    between two reversals, ``Permute(dim)``.
 
     Example:
         >>> layer = transforms.CholeskyAffine(2)
@@ -36,23 +46,34 @@ class CholeskyAffine(Layer):
 
     positions: Tensor
 
-    def __init__(self, dim: int) -> None:
-        super().__init__(dim)
-        self.loc = nn.Parameter(torch.zeros(dim))
-        self.log_scale = nn.Parameter(torch.zeros(dim))
-        self.lower = nn.Parameter(torch.zeros(dim * (dim - 1) // 2))
-        rows, columns = torch.tril_indices(dim, dim, offset=-1, device="cpu")
-        self.register_index("positions", rows * dim + columns)
+    def __init__(
+        self, dim: int, context_dim: int = 0, hidden_dims: Sequence[int] = (64, 64)
+    ) -> None:
+        start = {"log_scale": torch.zeros(dim), "lower": torch.zeros(dim * (dim - 1) // 2)}
+        super().__init__(dim, start, context_dim, hidden_dims)
+        self.register_index("positions", strict_lower_positions(dim))
+
+    @property
+    def loc(self) -> nn.Parameter:
+        """The location, shape ``(dim,)``."""
+        return self.tensors.start["loc"]
+
+    @property
+    def log_scale(self) -> nn.Parameter:
+        """The logarithm of the factor's diagonal, shape ``(dim,)``."""
+        return self.tensors.start["log_scale"]
+
+    @property
+    def lower(self) -> nn.Parameter:
+        """The factor below its diagonal, relative to it, row by row."""
+        return self.tensors.start["lower"]
 
     @property
     def scale_tril(self) -> Tensor:
-        """The factor ``L``, shape ``(dim, dim)``."""
-        return self.log_scale.exp().unsqueeze(-1) * self._unit()
-
-    def _unit(self) -> Tensor:
-        d = self.dim
-        flat = self.lower.new_zeros(d * d).index_put((self.positions,), self.lower)
-        return flat.view(d, d) + torch.diag_embed(torch.ones_like(self.log_scale))
+        """The factor ``L``, shape ``(dim, dim)``, without what a context adds."""
+        strict = strict_lower(self.lower, self.positions, self.dim)
+        one = torch.diag_embed(torch.ones_like(self.log_scale))
+        return self.log_scale.exp().unsqueeze(-1) * (strict + one)
 
     @torch.no_grad()
     def set(self, loc: Tensor | None = None, scale_tril: Tensor | None = None) -> None:
@@ -86,21 +107,15 @@ class CholeskyAffine(Layer):
             return False
         return bool((tril.diagonal() > 0).all()) and not bool(tril.triu(1).any())
 
-    def forward_and_ladj(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """``loc + L x``."""
-        self.check(x, context)
-        y = self.loc + self.log_scale.exp() * (x @ self._unit().T)
-        return y, self.log_scale.sum().expand(x.shape[:-1])
+    def _strict(self, tensors: Tensors) -> Tensor:
+        return strict_lower(tensors["lower"], self.positions, self.dim)
 
-    def inverse_and_ladj(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """``L^-1 (y - loc)`` by a triangular solve."""
-        self.check(y, context)
-        scaled = (y - self.loc) * (-self.log_scale).exp()
-        x = torch.linalg.solve_triangular(
-            self._unit().T,
-            scaled.reshape(-1, self.dim),
-            upper=True,
-            left=False,
-            unitriangular=True,
-        ).reshape(scaled.shape)
-        return x, (-self.log_scale.sum()).expand(y.shape[:-1])
+    def _multiply(self, x: Tensor, tensors: Tensors) -> Tensor:
+        return tensors["log_scale"].exp() * (x + matvec(self._strict(tensors), x))
+
+    def _divide(self, y: Tensor, tensors: Tensors) -> Tensor:
+        scaled = (-tensors["log_scale"]).exp() * y
+        return triangular_solve(self._strict(tensors), scaled, unitriangular=True)
+
+    def _ladj(self, tensors: Tensors) -> Tensor:
+        return tensors["log_scale"].sum(-1)

@@ -1,0 +1,77 @@
+# Copyright Contributors to the pyro_flows project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""What all affine layers share: a location, tensors that a context may move, both directions."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from pyro_flows.nn import Parameters
+from pyro_flows.transforms.base import Layer
+
+# How much a context may add to an entry of a matrix or to a log-scale: softly, and generously.
+# Factors of e^5 beside the trained start are a strange thing to learn from a context.
+CONTEXT_BOUND = 5.0
+
+# The tensors of a layer by name, with the context's leading axes in front.
+Tensors = dict[str, Tensor]
+
+
+class AffineMap(Layer):
+    """``y = loc + W x``; a subclass says how ``W`` is stored, applied and undone.
+
+    Args:
+        dim: number of coordinates.
+        start: name -> initial value of each tensor that makes up ``W``.
+        context_dim: width of the context; with one, a network of it adds to ``loc`` and to the
+            tensors (to those softly, by 5 at most), and ``W`` is another for every context.
+        hidden_dims: widths of that network's hidden layers.
+
+    A subclass implements ``_multiply`` and ``_divide``, and ``_ladj`` unless ``|det W| = 1``.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        start: Mapping[str, Tensor],
+        context_dim: int = 0,
+        hidden_dims: Sequence[int] = (64, 64),
+    ) -> None:
+        super().__init__(dim, context_dim)
+        self.tensors = Parameters(
+            {"loc": torch.zeros(dim), **start},
+            context_dim,
+            hidden_dims,
+            bounds=dict.fromkeys(start, CONTEXT_BOUND),
+        )
+
+    @abstractmethod
+    def _multiply(self, x: Tensor, tensors: Tensors) -> Tensor:
+        """``W x``, broadcast over the leading axes of ``x`` and of the tensors."""
+
+    @abstractmethod
+    def _divide(self, y: Tensor, tensors: Tensors) -> Tensor:
+        """``W^-1 y``."""
+
+    def _ladj(self, tensors: Tensors) -> Tensor:
+        """log|det W|, of the tensors' leading axes."""
+        return torch.zeros_like(tensors["loc"][..., 0])
+
+    def forward_and_ladj(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """``loc + W x``."""
+        self.check(x, context)
+        tensors = self.tensors(context)
+        y = tensors["loc"] + self._multiply(x, tensors)
+        return y, self._ladj(tensors).expand(y.shape[:-1])
+
+    def inverse_and_ladj(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """``W^-1 (y - loc)``."""
+        self.check(y, context)
+        tensors = self.tensors(context)
+        x = self._divide(y - tensors["loc"], tensors)
+        return x, (-self._ladj(tensors)).expand(x.shape[:-1])
