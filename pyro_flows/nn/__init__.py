@@ -3,18 +3,30 @@
 
 """Conditioners: networks that make a transform's parameters. No Pyro."""
 
+from pyro_flows.nn.attention import Encoder, PixelAttention, SelfAttention
+from pyro_flows.nn.conv import ConvNet
+from pyro_flows.nn.image import MaskedImage
 from pyro_flows.nn.lipschitz import LipschitzMLP
 from pyro_flows.nn.masked import MaskedLinear, MaskedMLP
 from pyro_flows.nn.mlp import MLP
 from pyro_flows.nn.parameters import Parameters
+from pyro_flows.nn.residual_mlp import ResidualMLP
+from pyro_flows.nn.vector_field import VectorField
 from pyro_flows.nn.walk import Walk, Walkable
 
 __all__ = [
     "MLP",
+    "ConvNet",
+    "Encoder",
     "LipschitzMLP",
+    "MaskedImage",
     "MaskedLinear",
     "MaskedMLP",
     "Parameters",
+    "PixelAttention",
+    "ResidualMLP",
+    "SelfAttention",
+    "VectorField",
     "Walk",
     "Walkable",
 ]
