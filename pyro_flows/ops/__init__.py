@@ -17,7 +17,12 @@ from pyro_flows.ops.implicit import implicit_fixed_point
 from pyro_flows.ops.linear_rational_splines import (
     linear_rational_spline,
 )
-from pyro_flows.ops.masks import alternating_masks
+from pyro_flows.ops.masks import (
+    alternating_masks,
+    channel_mask,
+    checkerboard_mask,
+    random_mask,
+)
 from pyro_flows.ops.matrices import (
     cosines,
     matvec,
@@ -26,7 +31,8 @@ from pyro_flows.ops.matrices import (
     triangular_solve,
 )
 from pyro_flows.ops.mixtures import logit_of_mixture, probit_of_mixture
-from pyro_flows.ops.near_identity import log_det, near_identity_inverse
+from pyro_flows.ops.near_identity import contraction_inverse, log_det, near_identity_inverse
+from pyro_flows.ops.ode import integrate, integrate_adaptive, runge_kutta_step
 from pyro_flows.ops.normal import log_normal_cdf, log_normal_hazard, normal_quantile_of_log
 from pyro_flows.ops.polynomial_splines import (
     cubic_spline,
@@ -54,7 +60,6 @@ from pyro_flows.ops.tails import linear_tails
 from pyro_flows.ops.trace import (
     log_det_estimate,
     rademacher,
-    solve_near_identity,
     terms_until,
 )
 from pyro_flows.ops.tracing import is_recording
@@ -63,13 +68,18 @@ __all__ = [
     "alternating_masks",
     "autoregressive_masks",
     "bernstein_basis",
+    "channel_mask",
+    "checkerboard_mask",
     "cosines",
+    "contraction_inverse",
     "cubic_spline",
     "elu_squash",
     "fixed_point",
     "gauss_legendre",
     "generations",
     "implicit_fixed_point",
+    "integrate",
+    "integrate_adaptive",
     "is_recording",
     "kmeans",
     "leaky_tanh",
@@ -92,13 +102,14 @@ __all__ = [
     "probit_of_mixture",
     "quadratic_spline",
     "rademacher",
+    "random_mask",
     "rank_ones",
     "rank_ones_inverse",
     "rational_quadratic_spline",
+    "runge_kutta_step",
     "sigmoid_squash",
     "soft_clamp",
     "softplus_squash",
-    "solve_near_identity",
     "spectral_norm_bound",
     "strict_lower",
     "strict_lower_positions",
