@@ -43,6 +43,24 @@ class Layer(TransformModule, ConditionalTransformModule):
     Cost inside Pyro's ``TransformedDistribution``: ``rsample`` is one forward pass, ``log_prob``
     one inverse and one forward pass, since Pyro asks for the log-determinant apart.
     :class:`pyro_flows.distributions.Flow` asks for pairs and halves that.
+
+    Example:
+        >>> class Scale(transforms.Layer):
+        ...     def __init__(self, dim):
+        ...         super().__init__(dim)
+        ...         self.log_scale = torch.nn.Parameter(torch.zeros(dim))
+        ...
+        ...     def forward_and_ladj(self, x, context=None):
+        ...         self.check(x, context)
+        ...         return x * self.log_scale.exp(), self.log_scale.sum().expand(x.shape[:-1])
+        ...
+        ...     def inverse_and_ladj(self, y, context=None):
+        ...         self.check(y, context)
+        ...         return y * (-self.log_scale).exp(), -self.log_scale.sum().expand(y.shape[:-1])
+        >>> Scale(3)(torch.ones(5, 3)).shape
+        torch.Size([5, 3])
+        >>> testing.check_layer(lambda dim, context_dim: Scale(dim), dim=3, laws=["round_trip"])
+        {}
     """
 
     bijective = True

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -36,8 +36,10 @@ class Coupling(Layer):
         mask: bool sequence of length ``dim``, True where moved; by default the second half moves.
         context_dim: width of the context.
         hidden_dims: widths of the conditioner's hidden layers.
-        conditioner: a module ``(*, kept + context_dim) -> (*, moved * num_parameters)`` in place
-            of the MLP; it is shown ``univariate.features`` of the kept coordinates.
+        conditioner: a module ``(*, kept * num_features + context_dim) -> (*, moved *
+            num_parameters)`` in place of the MLP, or what makes one from these two widths, such as
+            :class:`pyro_flows.nn.ResidualMLP`. It is shown ``univariate.features`` of the kept
+            coordinates, then the context; its output is ordered by coordinate.
 
     Raises:
         ShapeError: the mask moves nothing, or leaves nothing to condition on.
@@ -49,6 +51,9 @@ class Coupling(Layer):
         >>> y, ladj = layer.forward_and_ladj(torch.ones(5, 3))
         >>> y.shape, ladj.shape
         (torch.Size([5, 3]), torch.Size([5]))
+        >>> layer = transforms.Coupling(3, transforms.Shift(), conditioner=ResidualMLP)
+        >>> layer(torch.ones(5, 3)).shape
+        torch.Size([5, 3])
     """
 
     kept: Tensor
@@ -62,7 +67,7 @@ class Coupling(Layer):
         mask: Sequence[bool] | Tensor | None = None,
         context_dim: int = 0,
         hidden_dims: Sequence[int] = (64, 64),
-        conditioner: nn.Module | None = None,
+        conditioner: nn.Module | Callable[[int, int], nn.Module] | None = None,
     ) -> None:
         super().__init__(dim, context_dim)
         if mask is None:
@@ -83,17 +88,23 @@ class Coupling(Layer):
             )
         if univariate.domain is not univariate.codomain:
             raise ShapeError(
-                f"{type(self).__name__} expected a univariate from one space to itself, since kept "
-                f"coordinates stay where they are, but got {univariate}. Use Elementwise."
+                f"{type(self).__name__} expected a univariate from one space to itself, since "
+                f"kept coordinates stay where they are, but got {univariate}. Use Elementwise."
             )
         self.univariate = univariate
         kept_index, moved_index = (~moved).nonzero()[:, 0], moved.nonzero()[:, 0]
         self.register_index("kept", kept_index)
         self.register_index("moved", moved_index)
         self.register_index("restore", torch.cat([kept_index, moved_index]).argsort())
-        width = kept_count * univariate.num_features + context_dim
-        self.conditioner = conditioner or MLP(
-            width, moved_count * univariate.num_parameters, hidden_dims
+        self._note_layout()
+        sizes = (
+            kept_count * univariate.num_features + context_dim,
+            moved_count * univariate.num_parameters,
+        )
+        if conditioner is None:
+            conditioner = MLP(*sizes, hidden_dims)
+        self.conditioner = (
+            conditioner if isinstance(conditioner, nn.Module) else conditioner(*sizes)
         )
 
     @property
@@ -103,9 +114,41 @@ class Coupling(Layer):
 
     codomain = domain
 
+    def _note_layout(self) -> None:
+        """See whether the mask is a prefix or a suffix: slices are quicker than indices."""
+        self.layout = "scattered"
+        if self.restore.is_meta:
+            return
+        kept, moved = self.kept.tolist(), self.moved.tolist()
+        for layout, order in (("kept first", kept + moved), ("moved first", moved + kept)):
+            if order == sorted(order):
+                self.layout = layout
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._note_layout()
+
+    def _apart(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        if self.layout == "scattered":
+            return x.index_select(-1, self.kept), x.index_select(-1, self.moved)
+        sizes = self.kept.shape[0], self.moved.shape[0]
+        if self.layout == "kept first":
+            kept, moved = x.split(sizes, -1)
+        else:
+            moved, kept = x.split(sizes[::-1], -1)
+        # A matrix product of a strided tensor rounds differently: a mask's answer would depend
+        # on its layout.
+        return kept.contiguous(), moved
+
+    def _join(self, kept: Tensor, moved: Tensor) -> Tensor:
+        if self.layout == "moved first":
+            return torch.cat([moved, kept], -1)
+        together = torch.cat([kept, moved], -1)
+        return together if self.layout == "kept first" else together.index_select(-1, self.restore)
+
     def _split(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         self.check(x, context)
-        kept, moved = x.index_select(-1, self.kept), x.index_select(-1, self.moved)
+        kept, moved = self._apart(x)
         inputs = self.univariate.features(kept).flatten(-2)
         if context is not None:
             batch = torch.broadcast_shapes(kept.shape[:-1], context.shape[:-1])
@@ -113,9 +156,6 @@ class Coupling(Layer):
             inputs = torch.cat([inputs.expand(*batch, -1), context.expand(*batch, -1)], -1)
         params = self.conditioner(inputs)
         return kept, moved, params.unflatten(-1, (-1, self.univariate.num_parameters))
-
-    def _join(self, kept: Tensor, moved: Tensor) -> Tensor:
-        return torch.cat([kept, moved], -1).index_select(-1, self.restore)
 
     def forward_and_ladj(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Move the masked coordinates."""
@@ -143,6 +183,12 @@ class AffineCoupling(Coupling):
         context_dim: width of the context.
         hidden_dims: widths of the conditioner's hidden layers.
         log_scale_bound: soft bound of the log-scale.
+
+    Example:
+        >>> layer = transforms.AffineCoupling(4, mask=[True, False, True, False])
+        >>> x = torch.randn(5, 4)
+        >>> torch.equal(layer(x), x)  # until it is trained
+        True
     """
 
     def __init__(
@@ -166,6 +212,12 @@ class SplineCoupling(Coupling):
         hidden_dims: widths of the conditioner's hidden layers.
         bins: bins of the spline.
         bound: half-width of its box; the identity outside.
+
+    Example:
+        >>> layer = transforms.SplineCoupling(2, context_dim=3, bins=4)
+        >>> y, ladj = layer.forward_and_ladj(torch.randn(5, 2), torch.randn(5, 3))
+        >>> y.shape, ladj.shape
+        (torch.Size([5, 2]), torch.Size([5]))
     """
 
     def __init__(
