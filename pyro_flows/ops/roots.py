@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pyro_flows.ops.tracing import is_recording
 
-# Evaluations: the most that are made where values may be looked at, and the fixed number elsewhere.
+# Evaluations: the most where values may be looked at, and the fixed number elsewhere.
 MOST = 200
 RECORDED = 36
 
@@ -24,8 +24,10 @@ def monotone_inverse(function: Monotone, y: Tensor) -> tuple[Tensor, Tensor]:
 
     Newton's method inside a bracket that starts at the whole line and shrinks with every
     evaluation. Where Newton leaves the bracket or slows down, an open end is looked for in growing
-    strides, and a closed bracket is halved, on a logarithmic scale while it spans decades. So it converges for any increasing
-    ``f`` and any ``y`` that is reached, in few evaluations where ``f`` is smooth.
+    strides. A closed bracket is closed in on from the near side, since the root may be next to
+    ``x`` with rounding in the way, and soon halved, on a logarithmic scale while it spans decades.
+    So it converges for any increasing ``f`` and any ``y`` that is reached, in few evaluations
+    where ``f`` is smooth.
 
     Args:
         function: ``x -> (f(x), log f'(x))``, elementwise; ``f`` increasing.
@@ -62,28 +64,34 @@ def monotone_inverse(function: Monotone, y: Tensor) -> tuple[Tensor, Tensor]:
 def _bracketed_newton(function: Monotone, y: Tensor) -> Tensor:
     eps, inf = torch.finfo(y.dtype).eps, torch.full_like(y, torch.inf)
     low, high, last_step = -inf, inf, inf
-    x, stride = y, torch.ones_like(y)
+    x, stride, overshoot = y, torch.ones_like(y), torch.full_like(y, 8)
     recording = is_recording()
     for _ in range(RECORDED if recording else MOST):
         value, log_slope = function(x)
         excess = value - y
         low, high = torch.where(excess <= 0, x, low), torch.where(excess >= 0, x, high)
         open_ended = torch.where(excess < 0, high, low).isinf()
-        gallop = x - excess.sign() * stride
         step = excess * (-log_slope).exp()
         newton = x - step
+        # About as close as rounding in f can tell: the next step may well not be shorter.
+        close = excess.abs() <= 64 * eps * y.abs().clamp_min(1)
         # Comparisons with NaN are false: a step that is not a number is not taken.
-        good = (newton >= low) & (newton <= high) & (step.abs() <= 0.5 * last_step)
-        new = torch.where(good, newton, torch.where(open_ended, gallop, _middle(low, high)))
+        good = (newton >= low) & (newton <= high) & (close | (step.abs() <= 0.5 * last_step))
+        middle = _middle(low, high)
+        past = torch.where(
+            (overshoot * step).abs() < (middle - x).abs(), x - overshoot * step, middle
+        )
+        gallop = x - excess.sign() * stride
+        new = torch.where(good, newton, torch.where(open_ended, gallop, past))
         stride = torch.where(open_ended & ~good, 8 * stride, stride)
+        overshoot = torch.where(good, overshoot, 8 * overshoot)
         last_step = torch.where(good, step.abs(), (new - x).abs())
-        # As close as rounding in f can tell, or no number left between the brackets.
-        settled = excess.abs() <= 4 * eps * y.abs().clamp_min(1)
-        settled = settled | ((new - x).abs() <= 2 * eps * x.abs()) | (low >= high)
+        # No number is left between the brackets, or the next one is where Newton already was.
+        settled = close | ((new - x).abs() <= 2 * eps * x.abs()) | (low >= high)
         x = torch.where((excess == 0) | (settled & ~good), x, new)
-        if not recording and bool((settled | y.isnan()).all()):
+        if not recording and bool((settled | ~y.isfinite()).all()):
             break
-    return torch.where(y.isnan(), y, x)
+    return torch.where(y.isfinite(), x, y)
 
 
 def _middle(low: Tensor, high: Tensor) -> Tensor:
