@@ -33,7 +33,7 @@ from pyro_flows.ops.matrices import (
 from pyro_flows.ops.mixtures import logit_of_mixture, probit_of_mixture
 from pyro_flows.ops.near_identity import contraction_inverse, log_det, near_identity_inverse
 from pyro_flows.ops.ode import integrate, integrate_adaptive, runge_kutta_step
-from pyro_flows.ops.normal import log_normal_cdf, log_normal_hazard, normal_quantile_of_log
+from pyro_flows.ops.normal import log_normal_cdf, normal_quantile_of_log
 from pyro_flows.ops.polynomial_splines import (
     cubic_spline,
     piecewise_linear,
@@ -88,7 +88,6 @@ __all__ = [
     "log_det",
     "log_det_estimate",
     "log_normal_cdf",
-    "log_normal_hazard",
     "logit_of_mixture",
     "matvec",
     "moebius_mixture",

@@ -96,20 +96,3 @@ def _geometric(chance: float) -> int:
     while drawn < chance ** (count + 1):
         count += 1
     return count
-
-
-def solve_near_identity(push: Push, right: Tensor, terms: int) -> Tensor:
-    """``(I + J)^-1 right`` by the first terms of its series, for a ``J`` that contracts.
-
-    Args:
-        push: ``v -> J v``.
-        right: shape ``(*, dim)``.
-        terms: the error is below ``L^terms / (1 - L)`` times the size of ``right``.
-
-    Returns:
-        Shape ``(*, dim)``.
-    """
-    x = right
-    for _ in range(terms):
-        x = right - push(x)
-    return x

@@ -13,15 +13,11 @@ from torch import Tensor
 from pyro_flows.errors import OptionError
 from pyro_flows.nn.lipschitz import Affine, LipschitzMLP, push
 from pyro_flows.ops import (
-    fixed_point,
-    implicit_fixed_point,
-    is_recording,
+    contraction_inverse,
     log_det,
     log_det_estimate,
     near_identity_inverse,
     rademacher,
-    solve_near_identity,
-    terms_until,
 )
 from pyro_flows.transforms.base import Layer
 
@@ -122,29 +118,19 @@ class ContractiveResidual(Layer):
 
     def _estimate(self, affines: list[Affine], x: Tensor) -> Tensor:
         return log_det_estimate(
-            lambda v: push(affines, x, v.unsqueeze(-2))[1].squeeze(-2),
+            lambda v: _along(affines, x, v),
             rademacher(x),
             lipschitz=self.lipschitz,
             exact_terms=self.exact_terms,
         )
 
     def _fixed_point(self, affines: list[Affine], y: Tensor) -> Tensor:
-        eps = torch.finfo(y.dtype).eps
-        most = terms_until(eps if is_recording() else eps * eps, self.lipschitz)
-        with torch.no_grad():
-            x = fixed_point(lambda x: y - push(affines, x)[0], y, most)
-        if not torch.is_grad_enabled():
-            return x
-        if not is_recording():
-            return implicit_fixed_point(lambda x: y - push(affines, x)[0], x, most)
-        # The value stays x to the last digit; the correction carries the gradient alone.
-        value = x + push(affines, x)[0]
-        change = (y - y.detach()) - (value - value.detach())
-        fixed = [(weight.detach(), bias.detach()) for weight, bias in affines]
-        return x + solve_near_identity(
-            lambda v: push(fixed, x, v.unsqueeze(-2))[1].squeeze(-2),
-            change,
-            terms_until(1e-7, self.lipschitz),
+        return contraction_inverse(
+            lambda x: push(affines, x)[0],
+            lambda x, v: _along([(w.detach(), b.detach()) for w, b in affines], x, v),
+            y,
+            y,
+            self.lipschitz,
         )
 
 
@@ -153,3 +139,7 @@ def _with_jacobian(affines: list[Affine], x: Tensor) -> tuple[Tensor, Tensor]:
     eye = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
     value, rows = push(affines, x, eye)
     return x + value, eye + rows
+
+
+def _along(affines: list[Affine], x: Tensor, v: Tensor) -> Tensor:
+    return push(affines, x, v.unsqueeze(-2))[1].squeeze(-2)
