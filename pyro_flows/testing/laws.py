@@ -11,7 +11,7 @@ import torch
 
 from pyro_flows.testing import contract, density, exactness, gradients, state
 from pyro_flows.testing.case import Case, Make
-from pyro_flows.transforms import Permute
+from pyro_flows.transforms import Permute, TailTransform
 
 #: Every law by name. A law raises AssertionError with a sentence, or returns None where it holds,
 #: or a string that says why it does not apply in this setting.
@@ -40,10 +40,13 @@ LAWS: dict[str, Callable[[Case], str | None]] = {
     "errors_are_sentences": contract.errors_are_sentences,
 }
 
-#: law -> class of layer -> reason. A layer is exempt if it is, or contains, one of that class.
+#: law -> class of layer or univariate -> reason. A layer is exempt if it is, or contains, one.
 #: (A layer without parameters has none to give gradients to; those laws say so themselves.)
 EXEMPTIONS: dict[str, dict[type, str]] = {
-    "starts_at_identity": {Permute: "a permutation is what it is from the start"},
+    "starts_at_identity": {
+        Permute: "a permutation is what it is from the start",
+        TailTransform: "its lightest tails are exponential: the identity is not in the family",
+    },
 }
 
 
@@ -87,7 +90,8 @@ def check_layer(
         {}
     """
     case = Case(make, dim, context_dim, tuple(batch_shape), dtype, seed, perturb)
-    kinds = {type(module) for module in case.fresh().modules()}
+    modules = list(case.fresh().modules())
+    kinds = {type(part) for m in modules for part in (m, getattr(m, "univariate", None))}
     left_out = {}
     for name in LAWS if laws is None else laws:
         law = LAWS[name]

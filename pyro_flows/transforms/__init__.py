@@ -58,6 +58,14 @@ from pyro_flows.transforms.linear import (
     Pixelwise,
     Rotation,
 )
+from pyro_flows.transforms.multiscale import (
+    Multiscale,
+    Split,
+    Squeeze,
+    conv_coupling,
+    glow_stack,
+    glow_step,
+)
 from pyro_flows.transforms.noncentring import NonCentring
 from pyro_flows.transforms.residual import (
     ContractiveResidual,
@@ -103,6 +111,7 @@ __all__ = [
     "MatrixExponential",
     "Moebius",
     "MonotonicNetwork",
+    "Multiscale",
     "NonCentring",
     "PReLU",
     "Permute",
@@ -120,9 +129,14 @@ __all__ = [
     "Softplus",
     "SplineAutoregressive",
     "SplineCoupling",
+    "Split",
+    "Squeeze",
     "SumOfSquares",
     "Sylvester",
     "TailTransform",
     "Tanh",
     "Univariate",
+    "conv_coupling",
+    "glow_stack",
+    "glow_step",
 ]
