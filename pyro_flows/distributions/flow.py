@@ -14,8 +14,10 @@ import torch
 from pyro.distributions import constraints
 from torch import Tensor, nn
 from torch.distributions import Transform
+from torch.distributions.transforms import ReshapeTransform
 
 from pyro_flows.distributions.base import Base, StandardNormal
+from pyro_flows.distributions.event import event_size, flattened, shaped, unflattened
 from pyro_flows.errors import ContextError, NoRsampleError, ShapeError
 from pyro_flows.transforms import Compose, Layer
 
@@ -27,8 +29,10 @@ class Flow(nn.Module):
         layers: layers from base to data, all of one ``dim``.
         base: a module that makes the base distribution; the standard normal by default. One whose
             draws carry no gradient, such as a mixture, makes a flow that has ``sample`` only.
+        event_shape: shape of one value, ``(dim,)`` by default. Layers map flat vectors; with
+            ``(channels, height, width)`` the distribution has images, in and out, all the same.
 
-    Shapes: the distribution has event shape ``(dim,)`` and the batch shape of the context.
+    Shapes: the distribution has that event shape and the batch shape of the context.
 
     A distribution shares the flow's parameters: make a new one (``flow()``) after they change.
 
@@ -36,11 +40,20 @@ class Flow(nn.Module):
         >>> flow = distributions.Flow([transforms.AffineCoupling(3), transforms.CholeskyAffine(3)])
         >>> flow().rsample((7,)).shape, flow.log_prob(torch.zeros(5, 3)).shape
         (torch.Size([7, 3]), torch.Size([5]))
+        >>> flow = distributions.Flow([transforms.AffineCoupling(6)], event_shape=(1, 2, 3))
+        >>> flow().rsample((7,)).shape
+        torch.Size([7, 1, 2, 3])
     """
 
-    def __init__(self, layers: Sequence[Layer], base: nn.Module | None = None) -> None:
+    def __init__(
+        self,
+        layers: Sequence[Layer],
+        base: nn.Module | None = None,
+        event_shape: Sequence[int] | None = None,
+    ) -> None:
         super().__init__()
         self.transform = Compose(layers)
+        self.event_shape = event_size(event_shape, self.transform.dim)
         self.base = base if base is not None else StandardNormal(self.transform.dim)
         self._check_base()
 
@@ -61,7 +74,7 @@ class Flow(nn.Module):
 
     @property
     def dim(self) -> int:
-        """Size of the event."""
+        """Number of elements of the event."""
         return self.transform.dim
 
     @property
@@ -77,7 +90,8 @@ class Flow(nn.Module):
                 "Call flow(context)."
             )
         base = self.base(context)
-        return FlowDistribution(base, self.transform, self._layers_context(context))
+        inner = self._layers_context(context)
+        return FlowDistribution(base, self.transform, inner, event_shape=self.event_shape)
 
     def _layers_context(self, context: Tensor | None) -> Tensor | None:
         """The context, unless only the base takes it."""
@@ -86,13 +100,14 @@ class Flow(nn.Module):
         return context
 
     def initialize(self, value: Tensor, context: Tensor | None = None) -> None:
-        """Set what is set from data, given values ``(n, dim)``; once, before training.
+        """Set what is set from data, given values ``(n, *event_shape)``; once, before training.
 
         Layers first (ActNorm), then the base (a mixture), from what the layers leave of the data.
 
         Cost: one pass from data to base without gradients, two if the base is set too.
         """
         inner = self._layers_context(context)
+        value = flattened(value, self.event_shape)
         self.transform.initialize(value, inner)
         if isinstance(self.base, Base) and type(self.base).initialize is not Base.initialize:
             with torch.no_grad():
@@ -100,7 +115,7 @@ class Flow(nn.Module):
             self.base.initialize(x, context)
 
     def log_prob(self, value: Tensor, context: Tensor | None = None) -> Tensor:
-        """Log density of ``value`` of shape ``(*, dim)``: short for ``flow(context).log_prob``."""
+        """Log density of values ``(*, *event_shape)``: short for ``flow(context).log_prob``."""
         return self(context).log_prob(value)
 
 
@@ -120,6 +135,7 @@ class FlowDistribution(dist.TorchDistribution):
         transform: Compose,
         context: Tensor | None = None,
         batch_shape: torch.Size | None = None,
+        event_shape: torch.Size | None = None,
     ) -> None:
         if batch_shape is None:
             context_batch = () if context is None else context.shape[:-1]
@@ -128,17 +144,24 @@ class FlowDistribution(dist.TorchDistribution):
         # An attribute, as Pyro's `has_rsample_(False)` sets it.
         self.has_rsample = bool(base.has_rsample)
         self._memo: tuple[Tensor, int, bool, Tensor] | None = None
-        super().__init__(batch_shape, torch.Size((transform.dim,)), validate_args=False)
+        event_shape = event_size(event_shape, transform.dim)
+        super().__init__(batch_shape, event_shape, validate_args=False)
 
-    @constraints.dependent_property(is_discrete=False, event_dim=1)
+    @constraints.dependent_property
     def support(self) -> Any:
         """The codomain of the last layer."""
-        return self.transform.codomain
+        return shaped(self.transform.codomain, self.event_shape)
 
     @property
     def transforms(self) -> list[Transform]:
-        """The layers as one transform in a list, as Pyro's ``TransformedDistribution`` has it."""
-        return [self.transform.condition(self.context)]
+        """The layers as one transform in a list, as Pyro's ``TransformedDistribution`` has it.
+
+        A second one shapes the event, if it has several axes.
+        """
+        layers = [self.transform.condition(self.context)]
+        if len(self.event_shape) > 1:
+            layers.append(ReshapeTransform(torch.Size((self.transform.dim,)), self.event_shape))
+        return layers
 
     def rsample_and_log_prob(
         self, sample_shape: torch.Size | Sequence[int] = torch.Size()
@@ -146,8 +169,8 @@ class FlowDistribution(dist.TorchDistribution):
         """Draw and score in one forward pass.
 
         Returns:
-            ``(value, log_prob)`` of shapes ``(*sample_shape, *batch_shape, dim)`` and without
-            the last axis; both carry gradients.
+            ``(value, log_prob)`` of shapes ``(*sample_shape, *batch_shape, *event_shape)`` and
+            without the event's axes; both carry gradients.
 
         Raises:
             NoRsampleError: draws of the base carry none.
@@ -161,14 +184,14 @@ class FlowDistribution(dist.TorchDistribution):
 
     def _push(self, x: Tensor) -> tuple[Tensor, Tensor]:
         value, ladj = self.transform.forward_and_ladj(x, self.context)
-        return value, self.base.log_prob(x) - ladj
+        return unflattened(value, self.event_shape), self.base.log_prob(x) - ladj
 
     def _keep(self, value: Tensor, log_prob: Tensor) -> Tensor:
         self._memo = (value, value._version, torch.is_grad_enabled(), log_prob)
         return value
 
     def rsample(self, sample_shape: torch.Size | Sequence[int] = torch.Size()) -> Tensor:
-        """Draw with gradients, shape ``(*sample_shape, *batch_shape, dim)``.
+        """Draw with gradients, shape ``(*sample_shape, *batch_shape, *event_shape)``.
 
         Raises:
             NoRsampleError: draws of the base carry none.
@@ -177,7 +200,7 @@ class FlowDistribution(dist.TorchDistribution):
 
     @torch.no_grad()
     def sample(self, sample_shape: torch.Size | Sequence[int] = torch.Size()) -> Tensor:
-        """Draw without gradients, shape ``(*sample_shape, *batch_shape, dim)``."""
+        """Draw without gradients, shape ``(*sample_shape, *batch_shape, *event_shape)``."""
         return self._keep(*self._push(self.base.sample(torch.Size(sample_shape))))
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -186,14 +209,17 @@ class FlowDistribution(dist.TorchDistribution):
             kept, version, grad, log_prob = self._memo
             if value is kept and value._version == version and grad == torch.is_grad_enabled():
                 return log_prob
-        x, ladj = self.transform.inverse_and_ladj(value, self.context)
+        vector = flattened(value, self.event_shape)
+        x, ladj = self.transform.inverse_and_ladj(vector, self.context)
         return self.base.log_prob(x) + ladj
 
     def expand(
         self, batch_shape: torch.Size | Sequence[int], _instance: Any = None
     ) -> FlowDistribution:
         """The same flow with a larger batch shape."""
-        return FlowDistribution(self.base, self.transform, self.context, torch.Size(batch_shape))
+        return FlowDistribution(
+            self.base, self.transform, self.context, torch.Size(batch_shape), self.event_shape
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_memo": None}

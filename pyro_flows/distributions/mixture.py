@@ -13,6 +13,7 @@ import torch
 from pyro.distributions import constraints
 from torch import Tensor, nn
 
+from pyro_flows.distributions.event import flattened
 from pyro_flows.distributions.flow import Flow, FlowDistribution
 from pyro_flows.errors import ContextError, ShapeError
 from pyro_flows.nn import Parameters
@@ -60,15 +61,16 @@ class FlowMixture(nn.Module):
     ) -> None:
         super().__init__()
         self.flows = nn.ModuleList(flows)
-        dims = {flow.dim for flow in self._parts()}
+        shapes = {tuple(flow.event_shape) for flow in self._parts()}
         contexts = {flow.context_dim for flow in self._parts()} - {0}
-        if len(dims) != 1 or len(contexts) > 1:
+        if len(shapes) != 1 or len(contexts) > 1:
             raise ShapeError(
-                "FlowMixture expected at least one flow, one common dim and one common "
-                f"context_dim, but got dims {sorted(dims)} and context_dims {sorted(contexts)}. "
-                "Build all flows with the same sizes."
+                "FlowMixture expected at least one flow, one common event_shape and one common "
+                f"context_dim, but got event_shapes {sorted(shapes)} and context_dims "
+                f"{sorted(contexts)}. Build all flows with the same sizes."
             )
-        self.dim = dims.pop()
+        self.event_shape = torch.Size(shapes.pop())
+        self.dim = self.event_shape.numel()
         self.context_dim = contexts.pop() if contexts else 0
         if conditional_weights and not self.context_dim:
             raise ContextError(
@@ -109,16 +111,16 @@ class FlowMixture(nn.Module):
         return FlowMixtureDistribution(parts, log_weights)
 
     def log_prob(self, value: Tensor, context: Tensor | None = None) -> Tensor:
-        """Log density of ``value`` of shape ``(*, dim)``, given a context if it takes one."""
+        """Log density of values ``(*, *event_shape)``, given a context if it takes one."""
         return self(context).log_prob(value)
 
     @torch.no_grad()
     def initialize(self, value: Tensor, context: Tensor | None = None, *, seed: int = 0) -> None:
-        """Give each flow a group of the values ``(n, dim)`` to be set from, its share as weight.
+        """Give each flow a group of the values ``(n, *event_shape)``, its share as weight.
 
         Groups by k-means. Flows without anything that is set from data keep their start.
         """
-        _, labels = kmeans(value, len(self.flows), seed=seed)
+        _, labels = kmeans(flattened(value, self.event_shape), len(self.flows), seed=seed)
         shares = []
         for k, flow in enumerate(self._parts()):
             group = labels == k
@@ -159,7 +161,7 @@ class FlowMixtureDistribution(dist.TorchDistribution):
         event_shape = self.components[0].event_shape
         super().__init__(batch_shape, event_shape, validate_args=False)
 
-    @constraints.dependent_property(is_discrete=False, event_dim=1)
+    @constraints.dependent_property
     def support(self) -> Any:
         """That of the first flow; flows of one mixture live on one space."""
         return self.components[0].support
@@ -170,7 +172,7 @@ class FlowMixtureDistribution(dist.TorchDistribution):
         return scores + self.log_weights
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Log density, shape of ``value`` without the last axis."""
+        """Log density, shape of ``value`` without the event's axes."""
         return self._joint(value).logsumexp(-1)
 
     def responsibilities(self, value: Tensor) -> Tensor:
@@ -183,7 +185,8 @@ class FlowMixtureDistribution(dist.TorchDistribution):
         shape = torch.Size(sample_shape)
         choice = dist.Categorical(logits=self.log_weights, validate_args=False).sample(shape)
         draws = torch.stack([c.sample(shape) for c in self.components], -1)
-        index = choice[..., None, None].expand(*draws.shape[:-1], 1)
+        axes = (1,) * (len(self.event_shape) + 1)
+        index = choice.reshape(*choice.shape, *axes).expand(*draws.shape[:-1], 1)
         return draws.gather(-1, index).squeeze(-1)
 
     def rsample_components(
@@ -192,10 +195,10 @@ class FlowMixtureDistribution(dist.TorchDistribution):
         """Draw from every flow, with gradients.
 
         Returns:
-            ``(values, log_weights)``: values ``(count, *sample_shape, *batch_shape, dim)`` and
-            log-weights ``(count, 1, ..., *batch_shape)`` that broadcast against all but the last
-            axis. ``(log_weights.exp() * f(values)).sum(0)`` has the expectation of ``f``, and its
-            gradient is that expectation's.
+            ``(values, log_weights)``: values ``(count, *sample_shape, *batch_shape,
+            *event_shape)`` and log-weights ``(count, 1, ..., *batch_shape)`` that broadcast
+            against all but the event's axes. ``(log_weights.exp() * f(values)).sum(0)`` has the
+            expectation of ``f``, and its gradient is that expectation's.
 
         Raises:
             NoRsampleError: a flow's base has no ``rsample``.

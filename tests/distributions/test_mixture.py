@@ -254,7 +254,8 @@ def test_printed():
 
 
 def test_errors():
-    with pytest.raises(ShapeError, match=r"one common dim .* but got dims \[1, 2\]"):
+    text = r"one common event_shape .* got event_shapes \[\(1,\), \(2,\)\]"
+    with pytest.raises(ShapeError, match=text):
         FlowMixture([at(0.0), at(0.0, 0.0)])
     with pytest.raises(ShapeError, match="FlowMixture expected at least one flow"):
         FlowMixture([])
