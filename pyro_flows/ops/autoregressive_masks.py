@@ -129,8 +129,11 @@ def autoregressive_masks(
     keys = torch.cat([generation.unsqueeze(1), seen.sum(1, keepdim=True), seen.long()], 1)
     rows = torch.unique(keys[seen.any(1)], dim=0)  # sorted by the first columns first
     count = min(len(rows), *hidden_dims)
-    # The smallest set is kept: without it early outputs would see nothing.
-    rows = rows[torch.arange(count, device="cpu") * len(rows) // count]
+    if count == 1:
+        rows = rows[len(rows) // 2 :][:1]
+    else:
+        # The smallest set is kept: without it early outputs would see nothing.
+        rows = rows[torch.arange(count, device="cpu") * len(rows) // count]
     sets = rows[:, 2:].bool()
     classes = [torch.arange(width, device="cpu") * count // width for width in hidden_dims]
     within = _subset(sets, sets)

@@ -1,0 +1,46 @@
+# Copyright Contributors to the pyro_flows project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Autoregressive layers: orders and graphs, univariates, conditioners, both directions."""
+
+from __future__ import annotations
+
+import torch
+
+from catalogue.entry import Entry
+from pyro_flows.transforms import (
+    AffineAutoregressive,
+    Autoregressive,
+    RationalQuadraticSpline,
+    SplineAutoregressive,
+)
+
+HIDDEN = (8,)
+SPLINE = RationalQuadraticSpline(bins=4, bound=3.0)
+
+
+def _graph(dim):
+    """A random graph, of small depth, its coordinates in no order."""
+    generator = torch.Generator("cpu").manual_seed(dim)
+    lower = torch.rand(dim, dim, generator=generator, device="cpu").tril(-1) > max(0, 1 - 2 / dim)
+    order = torch.randperm(dim, generator=generator, device="cpu")
+    return lower[order][:, order]
+
+
+ENTRIES = {
+    "iaf": Entry(lambda d, c: AffineAutoregressive(d, context_dim=c, hidden_dims=HIDDEN)),
+    "maf": Entry(
+        lambda d, c: AffineAutoregressive(d, order="random", context_dim=c, hidden_dims=(8, 8)).inv
+    ),
+    "autoregressive-spline": Entry(
+        lambda d, c: SplineAutoregressive(
+            d, order="reversed", context_dim=c, hidden_dims=HIDDEN, bins=4, bound=3.0
+        ),
+        slow_dims=(64,),
+    ),
+    "autoregressive-graph": Entry(
+        lambda d, c: (
+            Autoregressive(d, SPLINE, adjacency=_graph(d), context_dim=c, hidden_dims=HIDDEN).inv
+        )
+    ),
+}
