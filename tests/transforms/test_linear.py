@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from pyro_flows.errors import ShapeError
+from pyro_flows.testing import Case
 from pyro_flows.transforms import CholeskyAffine, Permute
 
 
@@ -39,6 +40,16 @@ def test_permute_keeps_its_own_order():
     layer = Permute(order)
     order.zero_()
     assert layer(torch.arange(2.0)).tolist() == [1.0, 0.0]
+
+
+def test_a_random_order_is_of_its_seed_alone():
+    before = torch.random.get_rng_state()
+    first, second, other = (Permute.random(20, seed=s) for s in (1, 1, 2))
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert torch.equal(first.order, second.order)
+    assert not torch.equal(first.order, other.order)
+    x = torch.randn(3, 20)
+    assert torch.equal(first.inv(first(x)), x)
 
 
 @pytest.mark.parametrize("order", [[0, 0], [1, 2], [[0, 1]]])
@@ -84,6 +95,33 @@ def test_set_keeps_the_parameters_in_place():
     layer.set(loc=torch.ones(2), scale_tril=2 * torch.eye(2))
     assert [p.data_ptr() for p in layer.parameters()] == before
     assert layer(torch.ones(2)).tolist() == pytest.approx([3.0, 3.0])
+
+
+def test_cholesky_regression_is_a_normal_of_its_context():
+    """With a context, location and factor are its functions, around what was set."""
+    layer = Case(lambda d, c: CholeskyAffine(d, c), 3, 2).layer()
+    context = torch.randn(4, 2)
+    eye = torch.eye(3).unsqueeze(1)
+    loc = layer.forward_and_ladj(torch.zeros(3), context)[0]
+    tril = (layer.forward_and_ladj(eye, context)[0] - loc).movedim(0, -1)
+    assert not tril.triu(1).any()
+    assert (tril.diagonal(dim1=-2, dim2=-1) > 0).all()
+    base = dist.Normal(torch.zeros(3), 1.0).to_event(1)
+    flow = dist.ConditionalTransformedDistribution(base, [layer]).condition(context)
+    value = torch.randn(6, 4, 3)
+    assert torch.allclose(
+        flow.log_prob(value),
+        dist.MultivariateNormal(loc, scale_tril=tril).log_prob(value),
+    )
+
+
+def test_set_sets_where_a_conditional_layer_starts():
+    layer = CholeskyAffine(2, context_dim=1)
+    tril = torch.tensor([[2.0, 0.0], [1.0, 3.0]])
+    layer.set(loc=torch.ones(2), scale_tril=tril)
+    y, ladj = layer.forward_and_ladj(torch.ones(5, 2), torch.randn(5, 1))
+    assert torch.allclose(y, torch.tensor([3.0, 5.0]).expand(5, 2))
+    assert torch.allclose(ladj, torch.tensor(6.0).log().expand(5))
 
 
 def test_set_refuses():
