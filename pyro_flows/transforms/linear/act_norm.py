@@ -59,15 +59,15 @@ class ActNorm(DiagonalAffine):
         if y.numel() == 0 or not bool(y.isfinite().all()):
             _refuse(y)
         start, tensors = self.tensors.start, self.tensors(context)
-        moves = {name: (tensors[name] - start[name]).double() for name in tensors}
-        # Subtracting large means from large values is done in float64.
-        weight = (-moves["log_scale"]).exp().expand_as(y)
-        rest = y.double() - moves["loc"]
+        # In float64, on the CPU as not every device has it: a column may be 1e3 +- 1e-3.
+        moves = {name: (tensors[name] - start[name]).cpu().double() for name in tensors}
+        weight = (-moves["log_scale"]).exp().expand(y.shape)
+        rest = y.cpu().double() - moves["loc"]
         loc = _over_rows(rest * weight) / _over_rows(weight)
         x = (rest - loc) * weight
         scale = _over_rows(x.square()).sqrt()
-        noise = 10 * torch.finfo(y.dtype).eps * loc.abs()
-        scale = torch.where(scale > noise, scale, torch.ones_like(scale))
+        rounding = 10 * torch.finfo(torch.float64).eps * loc.abs()
+        scale = torch.where(scale > rounding, scale, torch.ones_like(scale))
         start["loc"].copy_(loc)
         start["log_scale"].copy_(scale.log())
 

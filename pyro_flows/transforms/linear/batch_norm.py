@@ -35,7 +35,8 @@ class BatchNorm(DiagonalAffine):
             ``Pixelwise(BatchNorm(channels), shape)``.
         context_dim: width of the context; a network of it adds to ``loc`` and ``log_scale``.
         hidden_dims: widths of that network's hidden layers.
-        momentum: the share of a batch in the new running statistics, in (0, 1].
+        momentum: the share of a batch in the new running statistics, in (0, 1]. The first
+            ``1 / momentum`` batches are averaged evenly, so that no start has to be forgotten.
         epsilon: added to variances, so that a constant column is not divided by 0.
 
     Cost: one multiplication per coordinate in both directions; in training two means over the
@@ -47,7 +48,7 @@ class BatchNorm(DiagonalAffine):
     Reference: Dinh et al. 2016 (RealNVP), https://arxiv.org/abs/1605.08803, section 3.7.
 
     Example:
-        >>> layer = transforms.BatchNorm(2, momentum=1.0)
+        >>> layer = transforms.BatchNorm(2)
         >>> y = torch.tensor([[1.0, 10.0], [3.0, 30.0]])
         >>> layer.inv(y).round().tolist()
         [[-1.0, -1.0], [1.0, 1.0]]
@@ -57,6 +58,7 @@ class BatchNorm(DiagonalAffine):
 
     running_mean: Tensor
     running_variance: Tensor
+    batches: Tensor
 
     def __init__(
         self,
@@ -75,6 +77,7 @@ class BatchNorm(DiagonalAffine):
         self.momentum, self.epsilon = momentum, epsilon
         self.register_buffer("running_mean", torch.zeros(dim))
         self.register_buffer("running_variance", torch.ones(dim))
+        self.register_buffer("batches", torch.zeros((), dtype=torch.long))
 
     def forward_and_ladj(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Base to data, by the running statistics in every mode."""
@@ -128,8 +131,9 @@ class BatchNorm(DiagonalAffine):
         # A batch with NaN in it must not spoil the running statistics for good.
         sound = mean.isfinite() & variance.isfinite()
         unbiased = variance * (count / (count - 1))
+        share = self.batches.add_(1).to(mean.dtype).reciprocal().clamp_min(self.momentum)
         for running, now in ((self.running_mean, mean), (self.running_variance, unbiased)):
-            running.copy_(torch.where(sound, running.lerp(now, self.momentum), running))
+            running.copy_(torch.where(sound, running.lerp(now, share), running))
 
     def extra_repr(self) -> str:
         """Sizes, momentum and epsilon, for ``print``."""
