@@ -1,7 +1,7 @@
 # Copyright Contributors to the pyro_flows project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Monotone rational-quadratic splines with linear tails."""
+"""Monotone rational-quadratic splines: with linear tails, and periodic on the circle."""
 
 from __future__ import annotations
 
@@ -11,10 +11,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pyro_flows.ops.bins import (
+    MAX_LOG_SLOPE,
+    MIN_BIN,
+    bin_of,
+    bin_sizes,
+    identity_outside,
+    in_box,
+    left_edges,
+    pick,
+)
 from pyro_flows.ops.stable import soft_clamp
 
-MIN_BIN = 1e-3
-MAX_LOG_SLOPE = math.log(1e3)
+__all__ = [
+    "MAX_LOG_SLOPE",
+    "MIN_BIN",
+    "periodic_rational_quadratic_spline",
+    "rational_quadratic_spline",
+]
 
 
 def rational_quadratic_spline(
@@ -46,31 +60,67 @@ def rational_quadratic_spline(
         (True, True)
     """
     bins = (params.shape[-1] + 1) // 3
-    widths, left = _bins(params[..., :bins], bound)
-    heights, bottom = _bins(params[..., bins : 2 * bins], bound)
     # Bounded on both sides: a conditioner far from its data asks for slopes of any size.
     slopes = soft_clamp(params[..., 2 * bins :], MAX_LOG_SLOPE).exp()
     slopes = F.pad(slopes, (1, 1), value=1.0)
+    inside, safe = in_box(x, bound)
+    y, ladj = _in_bins(safe, params, slopes, bound, inverse=inverse)
+    return identity_outside(x, inside, y, ladj)
 
-    # Points outside are sent to the middle, so that the branch which `where` discards has
-    # finite values and finite gradients.
-    inside = (x > -bound) & (x < bound)
-    safe = torch.where(inside, x, torch.zeros_like(x))
-    knots = bottom if inverse else left
-    index = (safe.unsqueeze(-1) >= knots[..., 1:]).sum(-1, keepdim=True)
 
-    def pick(table: Tensor) -> Tensor:
-        return table.expand(*index.shape[:-1], table.shape[-1]).gather(-1, index).squeeze(-1)
+def periodic_rational_quadratic_spline(
+    x: Tensor, params: Tensor, *, inverse: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Apply a rational-quadratic spline on the circle, in angles; its ends are a knot as others.
 
-    w, x0, h, y0 = pick(widths), pick(left), pick(heights), pick(bottom)
-    d0, d1 = pick(slopes[..., :-1]), pick(slopes[..., 1:])
+    The slope at ``-pi`` is that at ``pi``, and free; both stay where they are. All-zero
+    parameters give the identity.
+
+    Args:
+        x: angles in ``[-pi, pi]``, shape ``(*, D)``.
+        params: shape ``(*, D, 3 * bins)``: logits of the bin widths, logits of the bin heights,
+            and log-slopes at the left edges of the bins (softly bounded to 1e-3 ... 1e3).
+        inverse: apply the inverse map.
+
+    Returns:
+        ``(y, ladj)``, both of the broadcast shape ``(*, D)``, with ``y`` in ``[-pi, pi]``.
+
+    Cost: as :func:`rational_quadratic_spline`.
+
+    Reference: Rezende et al., Normalizing Flows on Tori and Spheres, 2020,
+    https://arxiv.org/abs/2002.02428
+
+    Example:
+        >>> x = torch.tensor([-torch.pi, 0.5, torch.pi])
+        >>> y, ladj = periodic_rational_quadratic_spline(x, torch.ones(3, 12))
+        >>> torch.allclose(y[::2], x[::2]), torch.allclose(ladj[0], ladj[2])
+        (True, True)
+    """
+    bins = params.shape[-1] // 3
+    slopes = soft_clamp(params[..., 2 * bins :], MAX_LOG_SLOPE).exp()
+    slopes = torch.cat([slopes, slopes[..., :1]], -1)
+    return _in_bins(x, params, slopes, math.pi, inverse=inverse)
+
+
+def _in_bins(
+    x: Tensor, params: Tensor, slopes: Tensor, bound: float, *, inverse: bool
+) -> tuple[Tensor, Tensor]:
+    """The spline inside its box, given the ``bins + 1`` slopes at its knots."""
+    bins = slopes.shape[-1] - 1
+    widths, heights = (
+        bin_sizes(params[..., i * bins : (i + 1) * bins], 2 * bound) for i in range(2)
+    )
+    left, bottom = left_edges(widths, -bound), left_edges(heights, -bound)
+    index = bin_of(x, bottom if inverse else left)
+    w, x0, h, y0 = (pick(table, index) for table in (widths, left, heights, bottom))
+    d0, d1 = pick(slopes[..., :-1], index), pick(slopes[..., 1:], index)
     s = h / w
     curvature = d0 + d1 - 2 * s
 
     if inverse:
         # Durkan's quadratic in the form t = 2su / (2su + r), 1 - t = r / (2su + r): its
         # discriminant is a sum of squares, and nothing cancels in r either.
-        u = ((safe - y0) / h).clamp(0, 1)
+        u = ((x - y0) / h).clamp(0, 1)
         tilt = d0 * (1 - u) - d1 * u
         cross = 4 * u * (1 - u) * s * s
         size = tilt.abs() + torch.sqrt(tilt * tilt + cross)
@@ -79,21 +129,11 @@ def rational_quadratic_spline(
         rest = r / (2 * s * u + r)
         y = x0 + t * w
     else:
-        t = ((safe - x0) / w).clamp(0, 1)
+        t = ((x - x0) / w).clamp(0, 1)
         rest = 1 - t
         y = y0 + h * (s * t * t + d0 * t * rest) / (s + curvature * t * rest)
 
     denominator = s + curvature * t * rest
     numerator = d1 * t * t + 2 * s * t * rest + d0 * rest * rest
     ladj = 2 * (s.log() - denominator.log()) + numerator.log()
-    if inverse:
-        ladj = -ladj
-    return torch.where(inside, y, x), torch.where(inside, ladj, torch.zeros_like(ladj))
-
-
-def _bins(logits: Tensor, bound: float) -> tuple[Tensor, Tensor]:
-    """Sizes of the bins and their left edges, from unnormalised log sizes."""
-    bins = logits.shape[-1]
-    sizes = 2 * bound * (MIN_BIN + (1 - MIN_BIN * bins) * logits.softmax(-1))
-    edges = F.pad(sizes.cumsum(-1)[..., :-1], (1, 0)) - bound
-    return sizes, edges
+    return y, -ladj if inverse else ladj
