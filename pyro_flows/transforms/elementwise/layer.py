@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from pyro_flows.nn import MLP
@@ -63,14 +64,22 @@ class Elementwise(Layer):
         flat = self.conditioner(x[..., :0] if context is None else context)
         return flat.unflatten(-1, (self.dim, self.univariate.num_parameters))
 
+    def _batched(self, x: Tensor, context: Tensor | None) -> Tensor:
+        """Values with the context's batch axes, where no parameters bring them in."""
+        if self.conditioner is not None or context is None:
+            return x
+        return x.expand(*torch.broadcast_shapes(x.shape[:-1], context.shape[:-1]), -1)
+
     def forward_and_ladj(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Map every coordinate."""
-        y, ladj = self.univariate.forward_and_ladj(x, self._params(x, context))
+        params = self._params(x, context)
+        y, ladj = self.univariate.forward_and_ladj(self._batched(x, context), params)
         return y, ladj.sum(-1)
 
     def inverse_and_ladj(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Invert every coordinate."""
-        x, ladj = self.univariate.inverse_and_ladj(y, self._params(y, context))
+        params = self._params(y, context)
+        x, ladj = self.univariate.inverse_and_ladj(self._batched(y, context), params)
         return x, ladj.sum(-1)
 
     def extra_repr(self) -> str:
