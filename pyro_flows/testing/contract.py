@@ -20,6 +20,8 @@ def starts_at_identity(case: Case) -> str | None:
     if not case.same_space():
         return "the layer maps one space to another"
     layer, context = case.fresh(), case.context()
+    if not any(p.numel() for p in layer.parameters()):
+        return "a layer without parameters is what it is from the start"
     x = case.values(16, scale=1.0).clamp(-3, 3)
     for name, pair in directions(layer, context).items():
         with torch.no_grad():

@@ -30,11 +30,12 @@ UNIVARIATES = {
 }
 
 
-def coupling(univariate):
+def coupling(univariate, **options):
     """A coupling with a small network; with a context it goes down to one coordinate."""
     return Entry(
         lambda dim, c: Coupling(dim, univariate, context_dim=c, hidden_dims=HIDDEN),
         needs_context_at_1=True,
+        **options,
     )
 
 

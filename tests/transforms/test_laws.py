@@ -31,7 +31,12 @@ DTYPES = (torch.float64, torch.float32)
 CONTEXTS = (0, 2)
 QUICK = [name for name in LAWS if name != "compiles"]
 QUADRATURE = {"integrates_to_one", "samples_follow_density"}
-NEED_PARAMETERS = {"parameters_get_gradients", "weighted_gradients", "never_stale"}
+NEED_PARAMETERS = {
+    "parameters_get_gradients",
+    "weighted_gradients",
+    "never_stale",
+    "starts_at_identity",
+}
 
 
 def pairwise():

@@ -1,0 +1,22 @@
+# Copyright Contributors to the pyro_flows project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Maps of the circle, on tori."""
+
+from __future__ import annotations
+
+from catalogue.basics import coupling, elementwise
+from pyro_flows.transforms import CircularSpline, Moebius
+
+UNIVARIATES = {
+    "circular_spline": CircularSpline(bins=4),
+    "moebius": Moebius(components=3),
+    "moebius-one": Moebius(components=1),
+}
+
+BOUNDED = frozenset({"reaches_far"})
+
+ENTRIES = {
+    **{f"coupling-{name}": coupling(u, left_out=BOUNDED) for name, u in UNIVARIATES.items()},
+    **{f"elementwise-{name}": elementwise(u, left_out=BOUNDED) for name, u in UNIVARIATES.items()},
+}
