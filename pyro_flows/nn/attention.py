@@ -82,7 +82,7 @@ class SelfAttention(nn.Module):
     Every kept coordinate is a token that carries its value, every moved one a token that asks;
     each has its own embedding. After the encoder ``y = linear(token) / width`` for the moved
     tokens, plus 0.2 times a linear shortcut from all inputs, both zeroed at the start, as in
-    :class:`MLP`. A context adds a linear map of it to every token.
+    :class:`MLP`. A context is one further token.
 
     Choose it where coordinates are many and interact in pairs or sets: the network's size doesn't
     grow with the square of their number.
@@ -132,7 +132,7 @@ class SelfAttention(nn.Module):
         self.shortcut = nn.Linear(in_dim, moved * num_parameters, bias=False)
         for zeroed in (self.last.weight, self.last.bias, self.shortcut.weight):
             nn.init.zeros_(zeroed)
-        self.context = nn.Linear(context_dim, width, bias=False) if context_dim else None
+        self.context = nn.Linear(context_dim, width) if context_dim else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(*, kept * num_features + context_dim)`` to ``(*, moved * num_parameters)``."""
@@ -143,8 +143,8 @@ class SelfAttention(nn.Module):
         ask = carry.new_zeros(*x.shape[:-1], self.moved, carry.shape[-1])
         h = torch.cat([carry, ask], -2) + self.place
         if self.context is not None:
-            h = h + self.context(context).unsqueeze(-2)
-        moved = self.encoder(h)[..., self.kept :, :]
+            h = torch.cat([h, self.context(context).unsqueeze(-2)], -2)
+        moved = self.encoder(h)[..., self.kept : self.kept + self.moved, :]
         y = self.last(moved).flatten(-2) / moved.shape[-1]
         return y + SHORTCUT * self.shortcut(x)
 
@@ -201,7 +201,7 @@ class PixelAttention(nn.Module):
         self.shortcut = nn.Linear(channels + context_dim, out, bias=False)
         for zeroed in (self.last.weight, self.last.bias, self.shortcut.weight):
             nn.init.zeros_(zeroed)
-        self.context = nn.Linear(context_dim, width, bias=False) if context_dim else None
+        self.context = nn.Linear(context_dim, width) if context_dim else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(*, kept * num_features + context_dim)`` to ``(*, moved * num_parameters)``."""
@@ -211,10 +211,11 @@ class PixelAttention(nn.Module):
         tokens = self.places.image(kept).flatten(2).transpose(1, 2)
         h = self.entry(tokens) + self.place
         if self.context is not None:
-            h = h + self.context(context).unsqueeze(1)
+            h = torch.cat([h, self.context(context).unsqueeze(1)], 1)
             everywhere = context.unsqueeze(1).expand(-1, tokens.shape[1], -1)
             tokens = torch.cat([tokens, everywhere], -1)
-        h = self.encoder(h)
+        h = self.encoder(h)[:, : len(self.place)]
         y = self.last(h) / h.shape[-1] + SHORTCUT * self.shortcut(tokens)
         image = y.transpose(1, 2).unflatten(2, self.places.shape[1:])
-        return self.places.parameters_of(image).reshape(*batch, -1)
+        params = self.places.parameters_of(image)
+        return params.reshape(*batch, params.shape[-1])

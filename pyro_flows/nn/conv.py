@@ -90,7 +90,8 @@ class ConvNet(nn.Module):
         for block in self.blocks:
             h = block(h)
         y = self.last(self.activation(h)) / self.hidden_channels + SHORTCUT * direct
-        return self.places.parameters_of(y).reshape(*batch, -1)
+        params = self.places.parameters_of(y)
+        return params.reshape(*batch, params.shape[-1])
 
 
 class _Block(nn.Module):

@@ -66,10 +66,11 @@ class MaskedImage(nn.Module):
         channels = moves.view(self.shape[0], -1)
         self.by_channel = bool((channels == channels[:, :1]).all())
         if self.by_channel:
-            kept = int((~channels[:, 0]).sum())
-            self.in_channels = kept * num_features
-            self.out_channels = (self.shape[0] - kept) * num_parameters
+            self.channels = int((~channels[:, 0]).sum())
+            self.in_channels = self.channels * num_features
+            self.out_channels = (self.shape[0] - self.channels) * num_parameters
         else:
+            self.channels = self.shape[0]
             self.in_channels = self.shape[0] * (num_features + 1)
             self.out_channels = self.shape[0] * num_parameters
         # Kept values count upwards from 1; place 0 holds a zero, for the moved ones.
@@ -81,12 +82,12 @@ class MaskedImage(nn.Module):
 
     def image(self, kept: Tensor) -> Tensor:
         """Kept features ``(n, kept * num_features)`` as an image ``(n, in_channels, H, W)``."""
-        count, (_, height, width) = kept.shape[0], self.shape
+        count = kept.shape[0]
         if not self.by_channel:
             values = kept.unflatten(-1, (-1, self.num_features))
             zero = values.new_zeros(count, 1, self.num_features)
             kept = torch.cat([zero, values], 1).index_select(1, self.place)
-        features = kept.reshape(count, -1, height, width, self.num_features)
+        features = kept.reshape(count, self.channels, *self.shape[1:], self.num_features)
         image = features.movedim(-1, 2).flatten(1, 2)
         if self.by_channel:
             return image
