@@ -32,7 +32,21 @@ class AffineMap(Layer):
             tensors (to those softly, by 5 at most), and ``W`` is another for every context.
         hidden_dims: widths of that network's hidden layers.
 
-    A subclass implements ``_multiply`` and ``_divide``, and ``_ladj`` unless ``|det W| = 1``.
+    A subclass implements ``_multiply`` and ``_divide``, and ``_ladj`` unless ``|det W| = 1``; it
+    keeps nothing but its tensors.
+
+    Example:
+        >>> class Flip(transforms.AffineMap):  # y = loc - x
+        ...     def __init__(self, dim):
+        ...         super().__init__(dim, {})
+        ...
+        ...     def _multiply(self, x, tensors):
+        ...         return -x
+        ...
+        ...     def _divide(self, y, tensors):
+        ...         return -y
+        >>> Flip(2).inv(torch.ones(2)).tolist()
+        [-1.0, -1.0]
     """
 
     def __init__(
