@@ -18,6 +18,7 @@ def _names_of_doctests(request: pytest.FixtureRequest) -> None:
 
     import pyro_flows
     from pyro_flows import (
+        density,
         diagnostics,
         distributions,
         flows,
@@ -44,7 +45,7 @@ def _names_of_doctests(request: pytest.FixtureRequest) -> None:
         "torch": torch,
         "transforms": transforms,
     }
-    for room in (diagnostics, guides, inference, nn, ops, testing, training, pyro_flows):
+    for room in (density, diagnostics, guides, inference, nn, ops, testing, training, pyro_flows):
         space.update({name: getattr(room, name) for name in room.__all__})
     for name, value in space.items():
         request.node.dtest.globs.setdefault(name, value)

@@ -5,6 +5,7 @@
 
 from pyro_flows import distributions, flows, transforms
 from pyro_flows._version import __version__
+from pyro_flows.density import FlowDensity
 from pyro_flows.distributions import Flow
 from pyro_flows.guides import AutoFlow
 from pyro_flows.inference import FlowVI, Posterior, warm_start
@@ -12,6 +13,7 @@ from pyro_flows.inference import FlowVI, Posterior, warm_start
 __all__ = [
     "AutoFlow",
     "Flow",
+    "FlowDensity",
     "FlowVI",
     "Posterior",
     "__version__",

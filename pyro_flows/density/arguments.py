@@ -1,0 +1,177 @@
+# Copyright Contributors to the pyro_flows project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""What FlowDensity is given, checked before any work is done."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from copy import deepcopy
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from pyro_flows import flows
+from pyro_flows.density import tables
+from pyro_flows.density.columns import Bounds, Columns
+from pyro_flows.density.fitting import Rows
+from pyro_flows.distributions import Flow
+from pyro_flows.errors import ContextError, DataError, DensityError, ShapeError
+from pyro_flows.transforms import Layer
+
+if TYPE_CHECKING:
+    from pyro_flows.density.flow_density import FlowDensity
+
+FlowSpec = str | Flow | Callable[..., "Flow | Iterable[Layer]"]
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+FEWEST_ROWS = 10
+
+
+def check_arguments(density: FlowDensity) -> None:
+    """Raise DensityError if an argument of the constructor can't be used."""
+    for name in ("batch_size", "max_epochs", "num_steps", "patience"):
+        value = getattr(density, name)
+        if not (isinstance(value, int) and value >= 1) and (name, value) != ("num_steps", None):
+            raise DensityError(
+                f"FlowDensity expected {name} to be an integer >= 1, but got {value!r}. Leave it "
+                "out for the default."
+            )
+    positive = {"learning_rate": density.learning_rate, "max_seconds": density.max_seconds}
+    for name, number in positive.items():
+        if not (isinstance(number, (int, float)) and number > 0) and number is not None:
+            raise DensityError(
+                f"FlowDensity expected {name} > 0, but got {number!r}. Leave it out for the "
+                "default."
+            )
+    if not 0 < density.holdout < 1:
+        raise DensityError(
+            f"FlowDensity expected holdout between 0 and 1, but got {density.holdout!r}. It is "
+            "the share of rows that decide when to stop; or give fit a validation set."
+        )
+    if density.dtype not in DTYPES:
+        raise DensityError(
+            f"FlowDensity expected dtype to be 'float32' or 'float64', but got {density.dtype!r}."
+        )
+    if isinstance(density.flow, str):
+        flows.check_name(density.flow)
+
+
+def read_rows(x: Any, context: Any = None, what: str = "") -> Rows:
+    """Finite rows in float64 with their context; one context row serves all rows."""
+    rows = tables.as_rows(x, f"{what}x")
+    tables.check_finite(rows, f"{what}x")
+    if context is None:
+        return Rows(rows)
+    given = tables.as_rows(context, f"{what}context").to(rows.device)
+    tables.check_finite(given, f"{what}context")
+    if len(given) == 1:
+        given = given.expand(len(rows), -1)
+    if len(given) != len(rows):
+        raise ContextError(
+            f"Expected one row of {what}context for each of {len(rows)} rows of x, but got "
+            f"{len(given)}. Pass as many, or a single one for all."
+        )
+    return Rows(rows, given)
+
+
+def read_validation(validation: Any, rows: Rows) -> Rows:
+    """The validation set as rows like those to train on."""
+    pair = validation if isinstance(validation, tuple) else (validation, None)
+    if len(pair) != 2 or (pair[1] is None) != (rows.context is None):
+        wanted = "x_val" if rows.context is None else "(x_val, context_val)"
+        raise ContextError(
+            f"Expected validation={wanted}, since fit was called with"
+            f"{'out' if rows.context is None else ''} a context. Pass it like that."
+        )
+    held = read_rows(*pair, what="validation ")
+    tables.check_width(held.x, rows.x.shape[1], "validation x")
+    if held.context is not None and rows.context is not None:
+        tables.check_width(held.context, rows.context.shape[1], "context")
+    return held
+
+
+def split(rows: Rows, holdout: float) -> tuple[Rows, Rows]:
+    """Rows to train on and rows held out, by chance."""
+    if len(rows) < FEWEST_ROWS:
+        raise DataError(
+            f"Expected at least {FEWEST_ROWS} rows, but got {len(rows)}. A density of so few rows "
+            "says nothing."
+        )
+    count = min(max(1, round(holdout * len(rows))), len(rows) - 2)
+    order = torch.randperm(len(rows)).to(rows.x.device)
+    return rows[order[count:]], rows[order[:count]]
+
+
+def make_columns(x: Tensor, bounds: list[Bounds], names: list[str] | None) -> Columns:
+    """Supports as given, mean and standard deviation from data."""
+    tables.check_varies(x, "x", names)
+    low, high = torch.tensor(bounds, dtype=x.dtype, device=x.device).unbind(-1)
+    columns = Columns(low, high, torch.zeros_like(low), torch.ones_like(low))
+    check_inside(columns, x, "x", names)
+    return Columns.of(x, low, high)
+
+
+def make_context_columns(context: Tensor, names: list[str] | None) -> Columns:
+    """Mean and standard deviation of the context."""
+    tables.check_varies(context, "context", names)
+    low = torch.full_like(context[0], -torch.inf)
+    return Columns.of(context, low, -low)
+
+
+def warn_of_repeats(x: Tensor, names: list[str] | None) -> None:
+    """Warn of columns whose density could be driven to infinity at the values they repeat."""
+    repeated = tables.repeated_columns(x, names)
+    if repeated:
+        warnings.warn(
+            f"x has columns of few distinct values: {repeated}. A flow can make their density as "
+            "high as it likes at those values, and scores then say nothing. Add noise of the size "
+            "of their resolution (x + resolution * uniform), or make them the context.",
+            stacklevel=3,
+        )
+
+
+def check_inside(columns: Columns, x: Tensor, what: str, names: list[str] | None) -> None:
+    """Raise DataError if values lie outside the support or on its edge."""
+    outside = ~columns.inside(x)
+    if not bool(outside.any()):
+        return
+    row, column = outside.nonzero()[0].tolist()
+    low, high = float(columns.low[column]), float(columns.high[column])
+    label = repr(names[column]) if names else column
+    raise DataError(
+        f"{what} has {int(outside.any(-1).sum())} rows outside the support: row {row}, column "
+        f"{label} is {float(x[row, column]):.6g}, and support= says strictly between {low:g} and "
+        f"{high:g}. Mend the value, or widen the support; values on an edge can be moved inside "
+        "by noise of the size of the column's resolution."
+    )
+
+
+def build_flow(spec: FlowSpec, dim: int, context_dim: int, options: Mapping[str, Any]) -> Any:
+    """A new flow from what the user gave.
+
+    Raises:
+        DensityError: it isn't a flow.
+        ShapeError: it has other sizes than the data.
+    """
+    if isinstance(spec, str):
+        made: Any = flows.make(spec, dim, context_dim, **options)
+    elif isinstance(spec, torch.nn.Module):
+        made = deepcopy(spec)
+    elif callable(spec):
+        made = spec(dim, context_dim, **options) if context_dim else spec(dim, **options)
+    else:
+        raise DensityError(
+            "FlowDensity expected flow to be a registered name, a function of dim, or a Flow, but "
+            f"got {type(spec).__name__}. Registered are: {', '.join(flows.available())}."
+        )
+    flow = made if isinstance(made, torch.nn.Module) else Flow(list(made))
+    sizes = (getattr(flow, "dim", dim), getattr(flow, "context_dim", context_dim))
+    if sizes != (dim, context_dim):
+        raise ShapeError(
+            f"x has {dim} columns and context {context_dim}, so FlowDensity expected a flow of "
+            f"dim={dim}, context_dim={context_dim}, but got dim={sizes[0]}, "
+            f"context_dim={sizes[1]}. Pass a name, or a function (dim, context_dim)."
+        )
+    return flow

@@ -1,0 +1,153 @@
+# Copyright Contributors to the pyro_flows project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Maximum likelihood by minibatches, stopped by rows held out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from pyro_flows.training import Report, Schedule, Score, Words, train
+
+# Rows scored at once: enough to keep the processor busy, few enough to keep the memory small.
+CHUNK = 4096
+
+LogProb = Callable[[Tensor, Tensor | None], Tensor]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Standardised rows ``(n, dim)`` and their context ``(n, context_dim)``, if there is any."""
+
+    x: Tensor
+    context: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, index: Any) -> Rows:
+        return Rows(self.x[index], None if self.context is None else self.context[index])
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How to train, and for how long; see :class:`pyro_flows.density.FlowDensity`.
+
+    Attributes:
+        batch_size: rows a step.
+        learning_rate: peak.
+        weight_decay: of the matrices.
+        max_epochs: passes over the data, over all cycles.
+        num_steps: exactly so many steps, in one cycle.
+        max_seconds: time limit.
+        patience: epochs without a new best that end a cycle.
+    """
+
+    batch_size: int = 256
+    learning_rate: float = 3e-3
+    weight_decay: float = 0.0
+    max_epochs: int = 1000
+    num_steps: int | None = None
+    max_seconds: float | None = None
+    patience: int = 20
+
+    # Epochs of the first cycle; and no cycle shorter than this many steps teaches anything.
+    FIRST_EPOCHS = 20
+    FIRST_STEPS = 1000
+
+    def schedule(self, rows: int) -> Schedule:
+        """Cycles that double, until the budget is used up or a cycle gains nothing."""
+        epoch = -(-rows // self.batch_size)
+        return Schedule(
+            cycles=self._cycles(epoch),
+            learning_rate=self.learning_rate,
+            weight_decay=self.weight_decay,
+            min_gain=0.0,
+            min_gain_se=1.0,
+            score_every=max(epoch, 50),
+            patience=None if self.num_steps else self.patience,
+            horizon=max(epoch, 50),
+            max_seconds=math.inf if self.max_seconds is None else self.max_seconds,
+        )
+
+    def _cycles(self, epoch: int) -> list[int]:
+        if self.num_steps is not None:
+            return [self.num_steps]
+        left, steps, cycles = self.max_epochs * epoch, 0, []
+        while left > 0:
+            steps = 2 * steps or max(self.FIRST_EPOCHS * epoch, self.FIRST_STEPS)
+            # A rest too short for the next cycle goes to this one.
+            steps = left if left < 3 * steps else steps
+            cycles.append(steps)
+            left -= steps
+        return cycles
+
+
+def maximise_likelihood(
+    model: nn.Module, rows: Rows, validation: Rows, budget: Budget, *, progress: bool = True
+) -> Report:
+    """Train ``model`` in place to a high mean ``log_prob`` of rows, and leave the best state.
+
+    Random numbers (order of rows, dropout) come from torch's generator.
+
+    Args:
+        model: anything with ``log_prob(x, context)``.
+        rows: to train on.
+        validation: rows that no step is taken on; they say which state is best.
+        budget: how long.
+        progress: show a bar.
+    """
+    batches = _Batches(rows, budget.batch_size)
+    log_prob_of = cast("LogProb", model.log_prob)
+
+    def gradient(cycle: int) -> tuple[Tensor, Tensor]:
+        model.train()
+        batch = next(batches)
+        log_prob = log_prob_of(batch.x, batch.context)
+        finite = torch.isfinite(log_prob)
+        objective = torch.where(finite, log_prob, torch.zeros_like(log_prob)).mean()
+        (-objective).backward()
+        return objective.detach(), (~finite).sum()
+
+    report = train(
+        [p for p in model.parameters() if p.requires_grad],
+        gradient,
+        lambda: Score(score_rows(model, validation).double()),
+        budget.schedule(len(rows)),
+        buffers=list(model.buffers()),
+        progress=progress,
+        describe="FlowDensity",
+        words=Words("log density", "validation rows"),
+    )
+    model.eval()
+    return report
+
+
+@torch.no_grad()
+def score_rows(model: nn.Module, rows: Rows) -> Tensor:
+    """Log density per row, with dropout and the like switched off."""
+    model.eval()
+    log_prob = cast("LogProb", model.log_prob)
+    parts = [rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK)]
+    return torch.cat([log_prob(part.x, part.context) for part in parts])
+
+
+class _Batches:
+    """Minibatches without end: all rows in random order, then in another."""
+
+    def __init__(self, rows: Rows, size: int) -> None:
+        self.rows, self.size, self.at = rows, min(size, len(rows)), 0
+        self.order = torch.zeros(0, dtype=torch.long)
+
+    def __next__(self) -> Rows:
+        if self.at + self.size > len(self.order):  # the odd rest waits for another order
+            self.order, self.at = torch.randperm(len(self.rows)).to(self.rows.x.device), 0
+        index = self.order[self.at : self.at + self.size]
+        self.at += self.size
+        return self.rows[index]

@@ -1,0 +1,334 @@
+# Copyright Contributors to the pyro_flows project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""FlowDensity: rows of data in, a density out, with scikit-learn's verbs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from pyro_flows.density import tables
+from pyro_flows.density.arguments import (
+    DTYPES,
+    FlowSpec,
+    build_flow,
+    check_arguments,
+    check_inside,
+    make_columns,
+    make_context_columns,
+    read_rows,
+    read_validation,
+    split,
+    warn_of_repeats,
+)
+from pyro_flows.density.columns import Columns, read_support
+from pyro_flows.density.estimator import Estimator
+from pyro_flows.density.fitting import Budget, Rows, maximise_likelihood, score_rows
+from pyro_flows.density.units import Units
+from pyro_flows.errors import NotFittedError
+from pyro_flows.training import Report, Score
+from pyro_flows.training.randomness import torch_seeded
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Held-out rows kept for pictures.
+SHOWN = 1000
+# Numbers drawn at once.
+DRAWN = 1 << 20
+
+
+class FlowDensity(Estimator):
+    """The density of rows of data, or of rows given a context, by a normalizing flow.
+
+    ``fit`` brings each column to mean 0 and standard deviation 1 (bounded columns to the whole
+    line first), trains the flow by maximum likelihood, and keeps the state that is best on rows
+    held out. Densities are those of the data as given: the Jacobians of all that are included.
+
+    Args:
+        flow: a registered name (:func:`pyro_flows.flows.available`), a function
+            ``(dim)`` or, with a context, ``(dim, context_dim)`` that makes a flow or a list of
+            layers, or a ``Flow``, which is copied.
+        support: what is known of the columns' bounds: None; one specification for all columns; a
+            sequence with one for each; or a dict from a column's index or name to one. A
+            specification is "positive", "unit", "negative", a pair ``(low, high)`` with None for
+            no bound, a constraint of torch, or None.
+        seed: all random numbers; the global random state is left as it was.
+        flow_options: options of the registered flow, for example ``{"layers": 4}``.
+        holdout: share of the rows held out, if ``fit`` isn't given a validation set.
+        batch_size: rows a step.
+        learning_rate: peak learning rate.
+        weight_decay: decay of the flow's matrices.
+        max_epochs: the most passes over the data.
+        num_steps: train exactly this many steps; by default until there is no more gain.
+        max_seconds: stop after so long. Results then depend on the machine's speed.
+        patience: epochs without a new best on the held-out rows that end a cycle of training.
+        dtype: "float32" or "float64", of the flow. Columns are standardised in float64 anyway.
+        device: where to train; by default where the data are.
+        progress: show a bar.
+
+    Attributes:
+        flow_: the flow over standardised columns.
+        columns_: the layer from there to the units of the data, in float64.
+        n_features_in_: number of columns.
+        n_context_in_: number of columns of the context, 0 for none.
+        feature_names_in_: names of the columns, if they came in a data frame.
+        best_score_: mean log density of the held-out rows under the state that was kept.
+        best_score_se_: its standard error.
+        history_: arrays "step", "log_density" (of each minibatch), "heldout_step",
+            "heldout_log_density", "heldout_se".
+        stop_reason_: why training ended.
+        n_steps_, n_epochs_, seconds_: what it took.
+
+    Numpy arrays and data frames in, numpy arrays out; tensors in, tensors out, of the same dtype.
+    Two fits with one seed agree bit for bit on one machine, unless ``max_seconds`` ended one.
+
+    Example:
+        >>> x = np.random.default_rng(0).gamma(2.0, size=(200, 2))
+        >>> density = FlowDensity("realnvp", support="positive", num_steps=20, progress=False)
+        >>> density.fit(x).score_samples(x).shape, density.sample(5).shape
+        ((200,), (5, 2))
+        >>> density.score_samples([[-1.0, 1.0]])
+        array([-inf])
+    """
+
+    flow_: nn.Module
+    units_: Units
+    columns_: Columns
+    heldout_: Rows
+
+    def __init__(
+        self,
+        flow: FlowSpec = "nsf",
+        *,
+        support: Any = None,
+        seed: int = 0,
+        flow_options: Mapping[str, Any] | None = None,
+        holdout: float = 0.1,
+        batch_size: int = 256,
+        learning_rate: float = 3e-3,
+        weight_decay: float = 0.0,
+        max_epochs: int = 1000,
+        num_steps: int | None = None,
+        max_seconds: float | None = None,
+        patience: int = 20,
+        dtype: str = "float32",
+        device: str | None = None,
+        progress: bool = True,
+    ) -> None:
+        self.flow, self.flow_options, self.support, self.seed = flow, flow_options, support, seed
+        self.holdout, self.batch_size, self.patience = holdout, batch_size, patience
+        self.learning_rate, self.weight_decay = learning_rate, weight_decay
+        self.max_epochs, self.num_steps, self.max_seconds = max_epochs, num_steps, max_seconds
+        self.dtype, self.device, self.progress = dtype, device, progress
+
+    def fit(self, x: Any, context: Any = None, *, validation: Any = None) -> FlowDensity:
+        """Fit to rows ``x``, given their ``context`` if there is one.
+
+        Args:
+            x: shape ``(n, dim)``.
+            context: shape ``(n, context_dim)``.
+            validation: rows to judge by in place of a share held out: ``x_val``, or
+                ``(x_val, context_val)``.
+
+        Returns:
+            The estimator. After Ctrl-C the best so far.
+
+        Raises:
+            DataError: NaN, constant columns, or values outside the support.
+            ShapeError, ContextError: wrong shapes.
+            DensityError: an argument of the constructor can't be used.
+        """
+        started = time.monotonic()
+        check_arguments(self)
+        rows = read_rows(x, context)
+        names = tables.column_names(x)
+        bounds = read_support(self.support, rows.x.shape[1], names)
+        with torch_seeded(self.seed):
+            if validation is None:
+                rows, held = split(rows, self.holdout)
+            else:
+                held = read_validation(validation, rows)
+            columns = make_columns(rows.x, bounds, names)
+            check_inside(columns, held.x, "validation x", names)
+            context_columns = None
+            if rows.context is not None:
+                context_columns = make_context_columns(rows.context, tables.column_names(context))
+            warn_of_repeats(rows.x, names)
+            device = rows.x.device if self.device is None else torch.device(self.device)
+            units = Units(
+                columns, context_columns, tables.Kind(x), names, DTYPES[self.dtype], device
+            )
+            self._train(units, rows, held)
+        self.seconds_ = time.monotonic() - started
+        return self
+
+    def _train(self, units: Units, rows: Rows, held: Rows) -> None:
+        """Build the flow, train it, and note what happened."""
+        inner, ladj = units.standardise(rows)
+        inner_held, held_ladj = units.standardise(held)
+        flow = build_flow(self.flow, units.dim, units.context_dim, self.flow_options or {})
+        flow.to(units.device, units.dtype)
+        if hasattr(flow, "initialize"):
+            flow.initialize(inner.x, inner.context)
+        report = maximise_likelihood(
+            flow, inner, inner_held, self._budget(), progress=self.progress
+        )
+        score = Score(score_rows(flow, inner_held).to(held_ladj) + held_ladj)
+        self._set_units(units)
+        self.flow_ = flow
+        self.best_score_, self.best_score_se_ = score.mean, score.se
+        self.history_ = _history(report, float(ladj.mean()), float(held_ladj.mean()))
+        self.stop_reason_, self.n_steps_ = report.stop_reason, report.steps
+        self.n_epochs_ = report.steps * min(self.batch_size, len(rows)) / len(rows)
+        self.heldout_ = held[:SHOWN]
+
+    def _set_units(self, units: Units) -> None:
+        self.units_, self.columns_ = units, units.columns
+        self.n_features_in_, self.n_context_in_ = units.dim, units.context_dim
+        if units.names is not None:
+            self.feature_names_in_ = units.names
+
+    def _budget(self) -> Budget:
+        return Budget(
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+            weight_decay=self.weight_decay,
+            max_epochs=self.max_epochs,
+            num_steps=self.num_steps,
+            max_seconds=self.max_seconds,
+            patience=self.patience,
+        )
+
+    def score_samples(self, x: Any, context: Any = None) -> Any:
+        """Log density of each row, in the units of x; -inf outside the support.
+
+        Args:
+            x: shape ``(n, dim)``.
+            context: shape ``(n, context_dim)``, or one row for all.
+        """
+        values = self._score_rows(x, context)
+        return tables.Kind(x).answer(values)
+
+    def score(self, x: Any, context: Any = None) -> float:
+        """Mean log density of the rows; higher is better."""
+        return float(self._score_rows(x, context).mean())
+
+    def _score_rows(self, x: Any, context: Any) -> Tensor:
+        self._check_fitted("scored")
+        inner, ladj = self.units_.standardise(self.units_.read(x, context))
+        return score_rows(self.flow_, inner).to(ladj) + ladj
+
+    @torch.no_grad()
+    def sample(self, n: int = 1, context: Any = None, *, seed: int | None = None) -> Any:
+        """Draw rows.
+
+        Args:
+            n: how many; for each row of the context.
+            context: shape ``(m, context_dim)``, or ``(context_dim,)`` for one.
+            seed: of these draws; by default the estimator's, so that the same call gives the same
+                draws.
+
+        Returns:
+            Shape ``(n, dim)``, or ``(n, m, dim)`` for a table of contexts, of the kind that
+            ``fit`` was given.
+        """
+        self._check_fitted("sampled from")
+        given = self.units_.read_context(context)
+        count = 1 if given is None or given.dim() == 1 else len(given)
+        size = max(1, DRAWN // (count * self.n_features_in_))
+        with torch_seeded(self.seed if seed is None else seed):
+            made = self.flow_(given)
+            parts = [made.sample((min(size, n - done),)) for done in range(0, n, size)]
+        return self.units_.restore(torch.cat(parts))
+
+    def distribution(self, context: Any = None) -> dist.TorchDistribution:
+        """The fitted density as a Pyro distribution, for models and guides, in the units of x.
+
+        Args:
+            context: as in :meth:`sample`.
+
+        Example:
+            >>> x = torch.randn(200, 2)
+            >>> density = FlowDensity("realnvp", num_steps=20, progress=False).fit(x)
+            >>> density.distribution().log_prob(torch.zeros(2)).shape
+            torch.Size([])
+        """
+        self._check_fitted("used")
+        made = self.flow_(self.units_.read_context(context))
+        return dist.TransformedDistribution(made, [self.units_.layer()])
+
+    def plot(
+        self,
+        x: Any = None,
+        context: Any = None,
+        *,
+        columns: Any = None,
+        seed: int | None = None,
+    ) -> Figure:
+        """Rows of data against draws: each column, and each pair of columns.
+
+        Args:
+            x: rows to show; by default those held out in ``fit``. With a context, one draw is
+                made for each row of it.
+            context: their context.
+            columns: which to show, by index or name; by default the first five.
+            seed: of the draws.
+
+        Returns:
+            A figure of matplotlib.
+        """
+        from pyro_flows.density.plots import plot_density
+
+        self._check_fitted("plotted")
+        return plot_density(self, x, context, columns=columns, seed=seed)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the fitted estimator to a directory; read it back with :meth:`load`.
+
+        Plain tensors and JSON, no pickled code. An older one of that name is replaced.
+        """
+        from pyro_flows.density.saving import save
+
+        self._check_fitted("saved")
+        return save(self, Path(path))
+
+    @classmethod
+    def load(cls, path: str | Path, flow: FlowSpec | None = None) -> FlowDensity:
+        """Read what :meth:`save` wrote; no code in the file is run.
+
+        Args:
+            path: the directory.
+            flow: the flow's function or object, if it wasn't a registered name.
+
+        Raises:
+            SavedDensityError: it is damaged, of another version, or of another flow.
+        """
+        from pyro_flows.density.saving import load
+
+        return load(cls, Path(path), flow)
+
+    def _check_fitted(self, what: str) -> None:
+        if not hasattr(self, "flow_"):
+            raise NotFittedError(
+                f"This FlowDensity isn't fitted, so it can't be {what}. Call fit(x) first."
+            )
+
+
+def _history(report: Report, ladj: float, held_ladj: float) -> dict[str, Any]:
+    """The loop's history in the units of x."""
+    history = report.history
+    return {
+        "step": history["step"],
+        "log_density": history["elbo"] + ladj,
+        "heldout_step": history["heldout_step"],
+        "heldout_log_density": history["heldout_elbo"] + held_ladj,
+        "heldout_se": history["heldout_se"],
+    }

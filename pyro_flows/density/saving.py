@@ -1,0 +1,199 @@
+# Copyright Contributors to the pyro_flows project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""A density on disk: plain tensors and JSON, read back without running anything."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from pyro_flows._version import __version__
+from pyro_flows.density import tables
+from pyro_flows.density.arguments import DTYPES, build_flow
+from pyro_flows.density.columns import Columns
+from pyro_flows.density.fitting import Rows
+from pyro_flows.density.units import Units
+from pyro_flows.errors import PyroFlowsError, SavedDensityError
+
+if TYPE_CHECKING:
+    from pyro_flows.density.flow_density import FlowDensity
+
+FORMAT = 1
+FILES = ("density.json", "tensors.pt")
+# Facts of a fit that JSON can hold.
+FACTS = ("best_score_", "best_score_se_", "stop_reason_", "n_steps_", "n_epochs_", "seconds_")
+BUFFERS = ("low", "high", "loc", "scale")
+
+
+def save(density: FlowDensity, path: Path) -> Path:
+    """See :meth:`FlowDensity.save`."""
+    params = density.get_params()
+    params["support"] = _support(density.units_.columns)
+    if not isinstance(density.flow, str):
+        params["flow"] = None
+    units = density.units_
+    config = {
+        "format": FORMAT,
+        "pyro_flows": __version__,
+        "params": params,
+        "facts": {name: getattr(density, name) for name in FACTS},
+        "names": units.names,
+        "tensor": units.kind.tensor,
+        "kind_dtype": str(units.kind.dtype).removeprefix("torch."),
+    }
+    try:
+        text = json.dumps(config, indent=1)
+    except TypeError as error:
+        raise SavedDensityError(
+            f"FlowDensity.save expected flow_options of plain values, but got "
+            f"{density.flow_options!r} ({error}). Register a flow that needs no such option."
+        ) from error
+    tensors: dict[str, Any] = {
+        "flow": density.flow_.state_dict(),
+        "columns": _buffers(units.columns),
+        "context_columns": _buffers(units.context_columns) if units.context_columns else None,
+        "heldout": {"x": density.heldout_.x, "context": density.heldout_.context},
+        "history": {k: torch.as_tensor(v) for k, v in density.history_.items()},
+    }
+    _write(path, text, tensors)
+    return path
+
+
+def _write(path: Path, text: str, tensors: dict[str, Any]) -> None:
+    """Written beside and moved into place, so that an interrupted save loses nothing."""
+    if path.exists() and not (path / FILES[0]).exists():
+        raise SavedDensityError(
+            f"FlowDensity.save expected a new name or an older density, but {path} is something "
+            "else. Choose another name."
+        )
+    draft, aside = (path.with_name(path.name + end) for end in (".partial", ".older"))
+    for folder in (draft, aside):
+        shutil.rmtree(folder, ignore_errors=True)
+    draft.mkdir(parents=True)
+    (draft / FILES[0]).write_text(text, encoding="utf-8")
+    torch.save(tensors, draft / FILES[1])
+    if not path.exists():
+        draft.rename(path)
+        return
+    path.rename(aside)
+    try:
+        draft.rename(path)
+    except BaseException:
+        aside.rename(path)
+        raise
+    shutil.rmtree(aside)
+
+
+def load(cls: type[FlowDensity], path: Path, flow: Any) -> FlowDensity:
+    """See :meth:`FlowDensity.load`."""
+    config, tensors = _read(path)
+    params = config["params"]
+    if flow is not None:
+        params["flow"] = flow
+    elif params["flow"] is None:
+        raise SavedDensityError(
+            f"{path} holds a flow that was given as an object or function, so it can't be built "
+            "again. Pass the same: FlowDensity.load(path, flow=...)."
+        )
+    try:
+        density = cls(**params)
+        units = _units(config, tensors, density)
+        made = build_flow(density.flow, units.dim, units.context_dim, density.flow_options or {})
+        made.to(units.device, units.dtype)
+        made.load_state_dict(tensors["flow"])
+    except (PyroFlowsError, RuntimeError, TypeError) as error:
+        raise SavedDensityError(
+            f"{path} holds a flow of another architecture: {str(error).splitlines()[0]} Load it "
+            f"with the version of pyro_flows that wrote it, {config['pyro_flows']} (this is "
+            f"{__version__}), and with the flow it was fitted with."
+        ) from error
+    density._set_units(units)
+    density.flow_ = made.eval()
+    for name in FACTS:
+        setattr(density, name, config["facts"][name])
+    density.heldout_ = Rows(**tensors["heldout"])
+    density.history_ = {name: value.numpy() for name, value in tensors["history"].items()}
+    return density
+
+
+def _units(config: dict[str, Any], tensors: dict[str, Any], density: FlowDensity) -> Units:
+    kind = tables.Kind(torch.zeros(0, dtype=DTYPES[config["kind_dtype"]]))
+    kind.tensor = config["tensor"]
+    context = tensors["context_columns"]
+    return Units(
+        Columns(**tensors["columns"]),
+        None if context is None else Columns(**context),
+        kind,
+        config["names"],
+        DTYPES[density.dtype],
+        torch.device(density.device or "cpu"),
+    )
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    missing = [name for name in FILES if not (path / name).is_file()]
+    if missing:
+        raise SavedDensityError(
+            f"Expected a density saved by FlowDensity.save at {path}, a directory with "
+            f"{', '.join(FILES)}, but {', '.join(missing)} is missing. Check the path."
+        )
+    try:
+        config = json.loads((path / FILES[0]).read_text(encoding="utf-8"))
+        version = config["format"]
+    except Exception as error:  # what isn't ours can fail in any way
+        raise _damaged(path, error) from error
+    if version != FORMAT:
+        raise SavedDensityError(
+            f"{path} has format {version}, but this version of pyro_flows ({__version__}) reads "
+            f"format {FORMAT}. Use the version that wrote it, {config.get('pyro_flows')}."
+        )
+    try:
+        with warnings.catch_warnings():  # torch warns of foreign pickles before it refuses them
+            warnings.simplefilter("ignore")
+            # weights_only: tensors and plain containers, never code.
+            tensors = torch.load(path / FILES[1], weights_only=True, map_location="cpu")
+        _check_complete(config, tensors)
+    except Exception as error:
+        raise _damaged(path, error) from error
+    return config, tensors
+
+
+def _check_complete(config: Any, tensors: Any) -> None:
+    """Raise ValueError or KeyError if a part is missing."""
+    wanted = {"flow", "columns", "context_columns", "heldout", "history"}
+    lacking = wanted - set(tensors)
+    lacking |= {"params", "facts", "names", "tensor", "kind_dtype", "pyro_flows"} - set(config)
+    lacking |= set(FACTS) - set(config["facts"])
+    if lacking:
+        raise ValueError(f"without {', '.join(sorted(lacking))}")
+    if any(set(c) != set(BUFFERS) for c in (tensors["columns"], tensors["context_columns"]) if c):
+        raise ValueError("columns of another kind")
+
+
+def _damaged(path: Path, error: Exception) -> SavedDensityError:
+    what = str(error).splitlines()[0][:200] if str(error) else ""
+    return SavedDensityError(
+        f"{path} is damaged, or wasn't written by FlowDensity.save ({type(error).__name__}: "
+        f"{what}). Restore it from a copy, or fit again."
+    )
+
+
+def _support(columns: Columns) -> list[Any]:
+    """The bounds of the columns as JSON can hold them, and as ``support`` takes them."""
+    ends = [
+        [None if math.isinf(end) else end for end in (low, high)]
+        for low, high in zip(columns.low.tolist(), columns.high.tolist(), strict=True)
+    ]
+    return [None if pair == [None, None] else pair for pair in ends]
+
+
+def _buffers(columns: Columns) -> dict[str, Tensor]:
+    return {name: getattr(columns, name) for name in BUFFERS}

@@ -1,0 +1,128 @@
+# Copyright Contributors to the pyro_flows project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Rows of numbers, whatever the user keeps them in, as tensors and back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_flows.errors import ContextError, DataError, ShapeError
+
+# A column that repeats its values this often is no sample from a density.
+MOST_REPEATED = 20
+
+
+def column_names(value: Any) -> list[str] | None:
+    """The names of a data frame's columns; None for anything else."""
+    columns = getattr(value, "columns", None)
+    return None if columns is None else [str(name) for name in columns]
+
+
+def as_rows(value: Any, what: str) -> Tensor:
+    """A table of finite numbers as a float64 tensor ``(n, columns)``, on the CPU if it isn't one.
+
+    Args:
+        value: a tensor, an array, a data frame, or nested lists.
+        what: what it is called in errors.
+
+    Raises:
+        ShapeError: it doesn't have two axes.
+        DataError: it isn't numbers.
+    """
+    if isinstance(value, Tensor):
+        rows = value.detach()
+    else:
+        try:
+            rows = torch.from_numpy(np.array(value, dtype=np.float64))
+        except (TypeError, ValueError) as error:
+            raise DataError(
+                f"Expected {what} to be a table of numbers, but got {type(value).__name__} that "
+                f"can't be read as one ({error}). Encode categories as numbers, or drop them."
+            ) from error
+    if rows.dim() != 2:
+        raise ShapeError(
+            f"Expected {what} of shape (rows, columns), but got {tuple(rows.shape)}. A single "
+            "column is reshape(-1, 1), a single row reshape(1, -1)."
+        )
+    return rows.double()
+
+
+def check_finite(rows: Tensor, what: str) -> None:
+    """Raise DataError if a row has NaN or infinite values."""
+    bad = ~torch.isfinite(rows).all(-1)
+    if bool(bad.any()):
+        first = int(bad.nonzero()[0, 0])
+        raise DataError(
+            f"{what} has NaN or infinite values in {int(bad.sum())} of {len(rows)} rows, the "
+            f"first is row {first}. Drop those rows, or fill the values in."
+        )
+
+
+def check_varies(rows: Tensor, what: str, names: list[str] | None) -> None:
+    """Raise DataError if a column is constant: it has no density, and as context says nothing."""
+    constant = (rows == rows[:1]).all(0).nonzero()[:, 0].tolist()
+    if constant:
+        raise DataError(
+            f"{what} has constant columns: {_label(constant, names)}. Drop them: a constant has "
+            "no density, and nothing depends on it."
+        )
+
+
+def repeated_columns(rows: Tensor, names: list[str] | None) -> str:
+    """Columns whose values repeat too often to have a density, in words; "" for none."""
+    few = [i for i in range(rows.shape[1]) if len(rows) > MOST_REPEATED * len(rows[:, i].unique())]
+    return _label(few, names) if few else ""
+
+
+def _label(columns: list[int], names: list[str] | None) -> str:
+    return ", ".join(repr(names[i]) if names else str(i) for i in columns)
+
+
+def check_width(rows: Tensor, width: int, what: str) -> None:
+    """Raise unless there are as many columns as in fit."""
+    if rows.shape[1] != width:
+        error = ContextError if what == "context" else ShapeError
+        raise error(
+            f"Expected {what} with {width} columns, as in fit, but got {rows.shape[1]}. Pass the "
+            "same columns in the same order."
+        )
+
+
+def check_names(names: list[str] | None, known: list[str] | None, what: str) -> None:
+    """Raise ShapeError if a data frame's columns have other names than in fit."""
+    if names is not None and known is not None and names != known:
+        raise ShapeError(
+            f"Expected {what} with the columns {known}, as in fit, but got {names}. Pass the same "
+            "columns in the same order."
+        )
+
+
+class Kind:
+    """What a table was given as, to answer in kind: tensors for tensors, else arrays.
+
+    Args:
+        value: the table.
+
+    Attributes:
+        tensor: whether it was a tensor.
+        dtype: floating point type of the answer.
+        device: of the answer, if it is a tensor.
+    """
+
+    def __init__(self, value: Any) -> None:
+        self.tensor = isinstance(value, Tensor)
+        found = value.dtype if self.tensor else getattr(value, "dtype", None)
+        self.dtype = torch.float64
+        if str(found).removeprefix("torch.") in ("float16", "float32", "bfloat16"):
+            self.dtype = torch.float32
+        self.device = value.device if self.tensor else torch.device("cpu")
+
+    def answer(self, tensor: Tensor) -> Any:
+        """Hand a tensor over as what the user works with."""
+        result = tensor.detach().to(self.device, self.dtype)
+        return result if self.tensor else result.numpy()

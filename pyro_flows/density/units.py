@@ -1,0 +1,108 @@
+# Copyright Contributors to the pyro_flows project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Between the user's tables and what the flow sees, both ways."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_flows.density import tables
+from pyro_flows.density.arguments import read_rows
+from pyro_flows.density.columns import Columns
+from pyro_flows.density.fitting import Rows
+from pyro_flows.errors import ContextError
+
+
+class Units:
+    """The units of a fit: how its tables are read, standardised, and answered in kind.
+
+    Args:
+        columns: layer from standardised rows to those of x, in float64.
+        context_columns: the same for the context, if there is one.
+        kind: what the table of the fit was.
+        names: its columns' names, if it had any.
+        dtype: of the flow.
+        device: of the flow.
+    """
+
+    def __init__(
+        self,
+        columns: Columns,
+        context_columns: Columns | None,
+        kind: tables.Kind,
+        names: list[str] | None,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        self.columns, self.context_columns = columns, context_columns
+        self.kind, self.names, self.dtype, self.device = kind, names, dtype, device
+
+    @property
+    def dim(self) -> int:
+        """Number of columns."""
+        return self.columns.dim
+
+    @property
+    def context_dim(self) -> int:
+        """Number of columns of the context, 0 for none."""
+        return 0 if self.context_columns is None else self.context_columns.dim
+
+    def read(self, x: Any, context: Any) -> Rows:
+        """Tables like those of the fit, in their own units, on the columns' device."""
+        rows = read_rows(x, context)
+        tables.check_width(rows.x, self.dim, "x")
+        tables.check_names(tables.column_names(x), self.names, "x")
+        self._check_context(rows.context)
+        here = self.columns.loc.device
+        return Rows(rows.x.to(here), None if rows.context is None else rows.context.to(here))
+
+    def read_context(self, context: Any) -> Tensor | None:
+        """A context to sample at, standardised: ``(m, context_dim)`` or ``(context_dim,)``."""
+        if context is None or self.context_columns is None:
+            self._check_context(None if context is None else torch.as_tensor(context))
+            return None
+        given = context if hasattr(context, "ndim") else np.asarray(context)
+        single = given.ndim == 1
+        rows = tables.as_rows(given.reshape(1, -1) if single else given, "context")
+        self._check_context(rows)
+        tables.check_finite(rows, "context")
+        rows = rows.to(self.context_columns.loc.device)
+        inner = self._place(self.context_columns.inverse_and_ladj(rows)[0])
+        return inner[0] if single else inner
+
+    def standardise(self, rows: Rows) -> tuple[Rows, Tensor]:
+        """Rows as the flow sees them, and log|dz/dx| of each in float64."""
+        z, ladj = self.columns.inverse_and_ladj(rows.x)
+        context = rows.context
+        if self.context_columns is not None and context is not None:
+            context = self._place(self.context_columns.inverse_and_ladj(context)[0])
+        return Rows(self._place(z), context), ladj
+
+    def restore(self, z: Tensor) -> Any:
+        """Standardised rows in the units of x and of the kind that fit was given."""
+        draws = self.columns.forward_and_ladj(z.to(self.columns.loc))[0].to(self.kind.dtype)
+        return self.kind.answer(self.columns.pull_inside(draws))
+
+    def layer(self) -> Columns:
+        """The columns in the dtype and on the device of the flow."""
+        c = self.columns
+        return Columns(*(self._place(b) for b in (c.low, c.high, c.loc, c.scale)))
+
+    def _place(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self.device, self.dtype)
+
+    def _check_context(self, context: Tensor | None) -> None:
+        if (context is None) != (self.context_dim == 0):
+            wanted = "no context" if context is not None else f"{self.context_dim} columns of it"
+            got = "none" if context is None else "one"
+            raise ContextError(
+                f"Expected {wanted}, as in fit, but got {got}. Pass a context if, and only if, "
+                "fit was given one."
+            )
+        if context is not None:
+            tables.check_width(context, self.context_dim, "context")

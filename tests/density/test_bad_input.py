@@ -1,0 +1,192 @@
+# Copyright Contributors to the pyro_flows project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""What FlowDensity refuses, and what it says."""
+
+import numpy as np
+import pytest
+import torch
+
+from pyro_flows import transforms
+from pyro_flows.density import FlowDensity
+from pyro_flows.distributions import Flow
+from pyro_flows.errors import (
+    ContextError,
+    DataError,
+    DensityError,
+    NotFittedError,
+    ShapeError,
+    UnknownFlowError,
+)
+
+QUICK = {"flow": "realnvp", "num_steps": 5, "progress": False}
+
+
+def rows(n=60, d=3, seed=0):
+    return np.random.default_rng(seed).normal(size=(n, d))
+
+
+def put(x, index, value):
+    x = x.copy()
+    x[index] = value
+    return x
+
+
+@pytest.mark.parametrize(
+    ("x", "error", "text"),
+    [
+        (
+            put(rows(), ([4, 9], [0, 1]), np.nan),
+            DataError,
+            "x has NaN.* in 2 of 60 rows, the first is row 4",
+        ),
+        (put(rows(), (7, 2), np.inf), DataError, "1 of 60 rows, the first is row 7"),
+        (put(rows(), (slice(None), 1), 3.0), DataError, "x has constant columns: 1. Drop them"),
+        (rows()[:5], DataError, "at least 10 rows, but got 5"),
+        (
+            rows()[:, 0],
+            ShapeError,
+            r"\(rows, columns\), but got \(60,\).*reshape\(-1, 1\)",
+        ),
+        (np.zeros((3, 4, 5)), ShapeError, r"but got \(3, 4, 5\)"),
+        ([["a", "b"]] * 20, DataError, "table of numbers, but got list"),
+        ([[1.0, 2.0], [3.0]] * 20, DataError, "table of numbers"),
+    ],
+)
+def test_rows(x, error, text):
+    with pytest.raises(error, match=text):
+        FlowDensity(**QUICK).fit(x)
+    if isinstance(x, np.ndarray) and x.ndim < 3:
+        with pytest.raises(error, match=text):
+            FlowDensity(**QUICK).fit(torch.as_tensor(x))
+
+
+def test_constant_columns_are_named():
+    pd = pytest.importorskip("pandas")
+    frame = pd.DataFrame(put(rows(), (slice(None), 1), 3.0), columns=["a", "b", "c"])
+    with pytest.raises(DataError, match="constant columns: 'b'"):
+        FlowDensity(**QUICK).fit(frame)
+
+
+def test_columns_of_few_values_are_warned_of():
+    x = put(rows(200), (slice(None), 1), np.arange(200) % 4)
+    with pytest.warns(UserWarning, match="few distinct values: 1. A flow can make"):
+        FlowDensity(**QUICK).fit(x)
+
+
+@pytest.mark.parametrize("value", [0.0, -0.5])
+def test_values_outside_the_support(value):
+    x = put(np.abs(rows()), (12, 1), value)
+    with pytest.raises(DataError, match=r"x has 1 rows outside the support: row \d+, column 1 is"):
+        FlowDensity(**QUICK, support="positive").fit(x)
+    with pytest.raises(DataError, match="validation x has 1 rows outside the support: row 12"):
+        FlowDensity(**QUICK, support="positive").fit(np.abs(rows()), validation=x)
+
+
+class TestContext:
+    @pytest.mark.parametrize(
+        ("context", "error", "text"),
+        [
+            (rows(59, 2), ContextError, "one row of context for each of 60 rows of x, but got 59"),
+            (put(rows(60, 2), (3, 0), np.nan), DataError, "context has NaN.*row 3"),
+            (put(rows(60, 2), (slice(None), 1), 1), DataError, "context has constant columns: 1"),
+            (rows(60, 2)[:, 0], ShapeError, "context of shape"),
+        ],
+    )
+    def test_in_fit(self, context, error, text):
+        with pytest.raises(error, match=text):
+            FlowDensity(**QUICK).fit(rows(), context)
+
+    def test_after_fit(self):
+        density = FlowDensity(**QUICK).fit(rows(), rows(60, 2, seed=1))
+        wide = rows(60, 3)
+        with pytest.raises(ContextError, match="context with 2 columns, as in fit, but got 3"):
+            density.score_samples(rows(), wide)
+        with pytest.raises(ContextError, match="context with 2 columns, as in fit, but got 3"):
+            density.sample(2, wide)
+        for call in (lambda: density.score(rows()), lambda: density.sample(2)):
+            with pytest.raises(ContextError, match="Expected 2 columns of it.*but got none"):
+                call()
+        with pytest.raises(DataError, match="context has NaN"):
+            density.sample(2, [np.nan, 1.0])
+
+    def test_where_there_was_none(self):
+        density = FlowDensity(**QUICK).fit(rows())
+        for call in (
+            lambda: density.score(rows(), rows(60, 2)),
+            lambda: density.sample(2, rows(1, 2)),
+            lambda: density.distribution([1.0]),
+        ):
+            with pytest.raises(ContextError, match="Expected no context, as in fit"):
+                call()
+
+    def test_validation(self):
+        with pytest.raises(ContextError, match=r"validation=x_val, since fit was called without"):
+            FlowDensity(**QUICK).fit(rows(), validation=(rows(), rows(60, 2)))
+        with pytest.raises(ContextError, match=r"\(x_val, context_val\), since fit was called w"):
+            FlowDensity(**QUICK).fit(rows(), rows(60, 2), validation=rows())
+        with pytest.raises(ShapeError, match="validation x with 3 columns, as in fit, but got 2"):
+            FlowDensity(**QUICK).fit(rows(), validation=rows(60, 2))
+        with pytest.raises(DataError, match="validation x has NaN"):
+            FlowDensity(**QUICK).fit(rows(), validation=put(rows(), (0, 0), np.nan))
+
+
+def test_other_columns_than_in_fit():
+    density = FlowDensity(**QUICK).fit(rows())
+    with pytest.raises(ShapeError, match="x with 3 columns, as in fit, but got 2"):
+        density.score_samples(rows(60, 2))
+    with pytest.raises(DataError, match="x has NaN"):
+        density.score_samples(put(rows(), (0, 0), np.nan))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda d: d.score_samples(rows()),
+        lambda d: d.score(rows()),
+        lambda d: d.sample(3),
+        lambda d: d.plot(),
+        lambda d: d.distribution(),
+        lambda d: d.save("never"),
+    ],
+)
+def test_before_fit(call):
+    with pytest.raises(NotFittedError, match=r"isn't fitted.*Call fit\(x\) first"):
+        call(FlowDensity())
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "text"),
+    [
+        ({"flow": "nsv"}, UnknownFlowError, "Did you mean 'nsf'"),
+        ({"flow": 3}, DensityError, "registered name, a function of dim, or a Flow, but got int"),
+        (
+            {"flow": Flow([transforms.AffineCoupling(2)])},
+            ShapeError,
+            "dim=3, context_dim=0, but got dim=2",
+        ),
+        ({"batch_size": 0}, DensityError, "batch_size to be an integer >= 1, but got 0"),
+        ({"num_steps": 2.5}, DensityError, "num_steps to be an integer >= 1, but got 2.5"),
+        ({"patience": None}, DensityError, "patience to be an integer >= 1, but got None"),
+        ({"learning_rate": 0.0}, DensityError, "learning_rate > 0, but got 0.0"),
+        ({"max_seconds": -1}, DensityError, "max_seconds > 0, but got -1"),
+        ({"holdout": 1.0}, DensityError, "holdout between 0 and 1, but got 1.0"),
+        ({"dtype": torch.float32}, DensityError, "dtype to be 'float32' or 'float64'"),
+    ],
+)
+def test_arguments(options, error, text):
+    density = FlowDensity(**{**QUICK, **options})
+    with pytest.raises(error, match=text):
+        density.fit(rows())
+
+
+def test_a_failed_fit_leaves_the_older_one():
+    density = FlowDensity(**QUICK).fit(rows())
+    before = density.score(rows())
+    with pytest.raises(DataError):
+        density.fit(np.full((60, 2), np.nan))
+    assert density.score(rows()) == before
+    density.set_params(flow=Flow([transforms.AffineCoupling(2)]))
+    with pytest.raises(ShapeError):
+        density.fit(rows(seed=1))
+    assert density.score(rows()) == before
