@@ -3,10 +3,13 @@
 
 """Masks of couplings: halves and complements, the same every time."""
 
+import re
+
 import pytest
 import torch
 
-from pyro_flows.ops import alternating_masks
+from pyro_flows.errors import ShapeError
+from pyro_flows.ops import alternating_masks, channel_mask, checkerboard_mask, random_mask
 
 
 @pytest.mark.parametrize("dim", [2, 3, 5, 64])
@@ -45,3 +48,59 @@ def test_any_two_coordinates_meet_on_both_sides():
     for i in range(8):
         for j in range(8):
             assert i == j or (masks[:, i] & ~masks[:, j]).any()
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 1), (3, 2, 4), (4, 3, 5)])
+def test_channel_masks_move_whole_channels(shape):
+    mask = channel_mask(shape).view(shape)
+    half = shape[0] // 2
+    assert not mask[:half].any()
+    assert mask[half:].all()
+    assert torch.equal(channel_mask(shape, parity=1), ~mask.flatten())
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 2), (3, 2, 4), (2, 3, 5)])
+def test_neighbours_on_a_checkerboard_differ(shape):
+    mask = checkerboard_mask(shape).view(shape)
+    assert (mask[:, 1:] != mask[:, :-1]).all()
+    assert (mask[:, :, 1:] != mask[:, :, :-1]).all()
+    assert (mask == mask[:1]).all()
+    assert torch.equal(checkerboard_mask(shape, parity=1), ~mask.flatten())
+
+
+def test_random_masks():
+    torch.manual_seed(1)
+    mask = random_mask(16)
+    state = torch.random.get_rng_state()
+    assert torch.equal(random_mask(16), mask)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert mask.sum() == 8
+    assert not torch.equal(mask, random_mask(16, seed=1))
+    assert [int(random_mask(9, moved).sum()) for moved in (1, 4, 8)] == [1, 4, 8]
+
+
+@pytest.mark.parametrize("make", [
+    lambda: channel_mask((2, 2, 2)), lambda: checkerboard_mask((2, 2, 2)), lambda: random_mask(8),
+])  # fmt: skip
+def test_masks_are_made_on_the_cpu(make):
+    torch.set_default_device("meta")
+    assert make().device.type == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("call", "text"),
+    [
+        (lambda: channel_mask((1, 4, 4)), "channel_mask expected at least two channels, but got "
+         "shape (1, 4, 4). Squeeze the image first, or use checkerboard_mask."),
+        (lambda: checkerboard_mask((3, 1, 1)), "checkerboard_mask expected at least two pixels, "
+         "but got shape (3, 1, 1). Use channel_mask."),
+        (lambda: channel_mask((4, 4)), "channel_mask expected an image's shape (C, H, W), but got "
+         "(4, 4). Give three positive sizes."),
+        (lambda: random_mask(3, 3), "random_mask expected to move at least one of dim coordinates "
+         "and to keep one, but got dim=3 and moved=3. Choose moved between 1 and dim - 1."),
+        (lambda: random_mask(1), "but got dim=1 and moved=1."),
+    ],
+)  # fmt: skip
+def test_impossible_masks(call, text):
+    with pytest.raises(ShapeError, match=re.escape(text)):
+        call()

@@ -3,6 +3,7 @@
 
 """Couplings: what moves, what stays, what is refused."""
 
+import copy
 import re
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 from pyro_flows.errors import PyroFlowsError, ShapeError
+from pyro_flows.nn import ResidualMLP
 from pyro_flows.transforms import Affine, AffineCoupling, Coupling, Shift, SplineCoupling
 
 
@@ -131,6 +133,60 @@ def test_context_errors():
         "Pass the context tensor."
     )):  # fmt: skip
         conditional.condition(None)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_slices_and_indices_give_the_same_digits(seed):
+    """A mask that is a prefix or suffix is sliced; others are indexed."""
+    for mask in ([False] * 3 + [True] * 2, [True] * 3 + [False] * 2):
+        sliced = randomise(SplineCoupling(5, mask))
+        indexed = copy.deepcopy(sliced)
+        assert sliced.layout != "scattered"
+        indexed.layout = "scattered"
+        x, weights = torch.randn(2, 7, 5)
+        for name in ("forward_and_ladj", "inverse_and_ladj"):
+            results = []
+            for layer in (sliced, indexed):
+                leaf = x.clone().requires_grad_()
+                y, ladj = getattr(layer, name)(leaf)
+                loss = (y * weights).sum() + ladj.sum()
+                grads = torch.autograd.grad(loss, [leaf, *layer.parameters()])
+                results.append((y, ladj, *grads))
+            assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+def test_a_loaded_mask_is_used():
+    """The mask is part of the state: another one of the same size comes with it."""
+    x = torch.randn(7, 4)
+    for mask in ([True, True, False, False], [True, False, True, False]):
+        layer = AffineCoupling(4)
+        other = randomise(AffineCoupling(4, mask))
+        layer.load_state_dict(other.state_dict())
+        assert torch.equal(layer(x), other(x))
+
+
+def test_a_layer_built_on_meta_is_loaded():
+    other = randomise(AffineCoupling(4))
+    torch.set_default_device("meta")
+    layer = AffineCoupling(4)
+    torch.set_default_device(None)
+    layer.load_state_dict(other.state_dict(), assign=True)
+    x = torch.randn(7, 4)
+    assert torch.equal(layer(x), other(x))
+    assert layer.layout == other.layout == "kept first"
+
+
+def test_a_conditioner_from_its_widths():
+    asked = []
+
+    def make(*widths):
+        asked.append(widths)
+        return nn.Linear(*widths)
+
+    layer = Coupling(3, Affine(), [True, False, True], context_dim=4, conditioner=make)
+    assert asked == [(5, 4)]
+    assert isinstance(layer.conditioner, nn.Linear)
+    assert isinstance(Coupling(3, Affine(), conditioner=ResidualMLP).conditioner, ResidualMLP)
 
 
 def test_printed():

@@ -170,7 +170,7 @@ def glow_stack(
         ]
         # The base side: what the next level makes is the first half, which this coupling keeps.
         if learned_prior and level < count - 1:
-            stage.insert(0, conv_coupling(inner, AFFINE, **sizes))
+            stage.insert(0, conv_coupling(inner, AFFINE, None, **sizes))
         stages.insert(0, Compose([*stage, squeeze.inv]))
         shape = (inner[0] // 2, *inner[1:])
     return Multiscale(stages)
