@@ -29,6 +29,16 @@ def vector_of(constraint: Any) -> Any:
     return constraints.independent(constraint, 1)
 
 
+def impossible_outside(transform: Transform, y: Tensor, ladj: Tensor) -> Tensor:
+    """``ladj`` of the forward map, and inf where ``y`` isn't in the codomain.
+
+    Pyro subtracts it from the base's log density, which knows nothing of where ``y`` was.
+    """
+    if transform.codomain is constraints.real_vector:
+        return ladj
+    return torch.where(transform.codomain.check(y), ladj, torch.full_like(ladj, torch.inf))
+
+
 class Layer(TransformModule, ConditionalTransformModule):
     """Base class of all layers; a subclass implements the two pair methods.
 
@@ -121,7 +131,7 @@ class Layer(TransformModule, ConditionalTransformModule):
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
         """log|det dy/dx| at ``x``, shape ``(*)``; one forward pass."""
-        return self.forward_and_ladj(x)[1]
+        return impossible_outside(self, y, self.forward_and_ladj(x)[1])
 
     @property
     def inv(self) -> Layer:
@@ -251,7 +261,7 @@ class Conditioned(Transform):
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
         """log|det dy/dx| at ``x``, shape ``(*)``; one forward pass."""
-        return self.layer.forward_and_ladj(x, self.context)[1]
+        return impossible_outside(self, y, self.layer.forward_and_ladj(x, self.context)[1])
 
     def with_cache(self, cache_size: int = 1) -> Conditioned:
         """Return the transform itself; it keeps nothing."""
