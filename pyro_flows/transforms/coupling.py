@@ -86,6 +86,11 @@ class Coupling(Layer):
                 "moved and context_dim is 0. Keep a coordinate, give a context, or use "
                 "Elementwise."
             )
+        if univariate.num_parameters == 0:
+            raise ShapeError(
+                f"{type(self).__name__} has nothing to decide: {univariate} has no parameters. "
+                "Use Elementwise, or a Chain with a univariate that has some."
+            )
         if univariate.domain is not univariate.codomain:
             raise ShapeError(
                 f"{type(self).__name__} expected a univariate from one space to itself, since "
