@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 from catalogue.basics import coupling, elementwise
-from pyro_flows.transforms import CircularSpline, Moebius
+from catalogue.entry import Entry
+from pyro_flows.transforms import Autoregressive, CircularSpline, Moebius
 
 UNIVARIATES = {
     "circular_spline": CircularSpline(bins=4),
@@ -18,5 +19,12 @@ BOUNDED = frozenset({"reaches_far"})
 
 ENTRIES = {
     **{f"coupling-{name}": coupling(u, left_out=BOUNDED) for name, u in UNIVARIATES.items()},
+    "autoregressive-circular_spline": Entry(
+        lambda d, c: Autoregressive(
+            d, UNIVARIATES["circular_spline"], context_dim=c, hidden_dims=(8,)
+        ),
+        slow_dims=(64,),
+        left_out=BOUNDED,
+    ),
     **{f"elementwise-{name}": elementwise(u, left_out=BOUNDED) for name, u in UNIVARIATES.items()},
 }
