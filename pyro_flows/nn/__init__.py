@@ -4,6 +4,8 @@
 """Conditioners: networks that make a transform's parameters. No Pyro."""
 
 from pyro_flows.nn.attention import Encoder, PixelAttention, SelfAttention
+from pyro_flows.nn.block_linear import BlockLinear
+from pyro_flows.nn.causal_transformer import CausalTransformer
 from pyro_flows.nn.conv import ConvNet
 from pyro_flows.nn.image import MaskedImage
 from pyro_flows.nn.lipschitz import LipschitzMLP
@@ -16,6 +18,8 @@ from pyro_flows.nn.walk import Walk, Walkable
 
 __all__ = [
     "MLP",
+    "BlockLinear",
+    "CausalTransformer",
     "ConvNet",
     "Encoder",
     "LipschitzMLP",

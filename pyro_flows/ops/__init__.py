@@ -13,7 +13,7 @@ from pyro_flows.ops.circle import (
     wrap,
 )
 from pyro_flows.ops.clusters import kmeans
-from pyro_flows.ops.implicit import implicit_fixed_point
+from pyro_flows.ops.implicit import implicit_fixed_point, solve_by_passes
 from pyro_flows.ops.linear_rational_splines import (
     linear_rational_spline,
 )
@@ -70,8 +70,8 @@ __all__ = [
     "bernstein_basis",
     "channel_mask",
     "checkerboard_mask",
-    "cosines",
     "contraction_inverse",
+    "cosines",
     "cubic_spline",
     "elu_squash",
     "fixed_point",
@@ -109,6 +109,7 @@ __all__ = [
     "sigmoid_squash",
     "soft_clamp",
     "softplus_squash",
+    "solve_by_passes",
     "spectral_norm_bound",
     "strict_lower",
     "strict_lower_positions",

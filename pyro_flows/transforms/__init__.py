@@ -9,6 +9,7 @@ from pyro_flows.transforms.autoregressive import (
     SplineAutoregressive,
 )
 from pyro_flows.transforms.base import Conditioned, Inverse, Layer
+from pyro_flows.transforms.block_autoregressive import BlockAutoregressive
 from pyro_flows.transforms.compose import Compose
 from pyro_flows.transforms.continuous import ContinuousFlow
 from pyro_flows.transforms.coupling import AffineCoupling, Coupling, SplineCoupling
@@ -85,6 +86,7 @@ __all__ = [
     "Autoregressive",
     "BatchNorm",
     "Bernstein",
+    "BlockAutoregressive",
     "Cayley",
     "Chain",
     "CholeskyAffine",

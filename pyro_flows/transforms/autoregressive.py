@@ -14,13 +14,7 @@ from torch import Tensor, nn
 from pyro_flows.errors import ShapeError
 from pyro_flows.nn import MaskedMLP, Walkable
 from pyro_flows.nn.walk import in_generations
-from pyro_flows.ops import (
-    fixed_point,
-    generations,
-    implicit_fixed_point,
-    is_recording,
-    order_adjacency,
-)
+from pyro_flows.ops import generations, is_recording, order_adjacency, solve_by_passes
 from pyro_flows.transforms.base import Layer, vector_of
 from pyro_flows.transforms.elementwise.univariate import (
     Affine,
@@ -188,24 +182,15 @@ class Autoregressive(Layer):
 
     def by_passes(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The inverse as a fixed point of whole passes; arguments and results as of `by_steps`."""
-        latest: list[Tensor] = []
 
-        def step(x: Tensor) -> Tensor:
-            # A coordinate that overflows before its predecessors are right must not reach them:
-            # zero weights make NaN of infinity.
-            x, ladj = self.univariate.inverse_and_ladj(y, self._params(x.nan_to_num(), context))
-            latest[:] = [ladj]
-            return x
+        def step(x: Tensor) -> tuple[Tensor, Tensor]:
+            return self.univariate.inverse_and_ladj(y, self._params(x, context))
 
         start = y
         if self.univariate.domain is not self.univariate.codomain:
             count = self.univariate.num_parameters
             start = self.univariate.inverse_and_ladj(y, y.new_zeros(()).expand(*y.shape, count))[0]
-        if is_recording() or not torch.is_grad_enabled():
-            return fixed_point(step, start, self.depth), latest[0]
-        with torch.no_grad():
-            x = fixed_point(step, start, self.depth)
-        return step(implicit_fixed_point(step, x, self.depth)), latest[0]
+        return solve_by_passes(step, start, self.depth)
 
     def extra_repr(self) -> str:
         """Sizes and univariate, for ``print``."""

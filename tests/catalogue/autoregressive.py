@@ -8,9 +8,12 @@ from __future__ import annotations
 import torch
 
 from catalogue.entry import Entry
+from pyro_flows.nn import CausalTransformer
 from pyro_flows.transforms import (
+    Affine,
     AffineAutoregressive,
     Autoregressive,
+    BlockAutoregressive,
     RationalQuadraticSpline,
     SplineAutoregressive,
 )
@@ -25,6 +28,13 @@ def _graph(dim):
     lower = torch.rand(dim, dim, generator=generator, device="cpu").tril(-1) > max(0, 1 - 2 / dim)
     order = torch.randperm(dim, generator=generator, device="cpu")
     return lower[order][:, order]
+
+
+def _transformer(dim, c):
+    net = CausalTransformer(
+        dim, 2, order="reversed", context_dim=c, width=8, heads=2, blocks=1 + (dim < 5)
+    )
+    return Autoregressive(dim, Affine(), order="reversed", context_dim=c, conditioner=net)
 
 
 ENTRIES = {
@@ -42,5 +52,12 @@ ENTRIES = {
         lambda d, c: (
             Autoregressive(d, SPLINE, adjacency=_graph(d), context_dim=c, hidden_dims=HIDDEN).inv
         )
+    ),
+    "autoregressive-transformer": Entry(_transformer, dims=(2, 5, 64), slow_dims=(64,)),
+    "block_autoregressive": Entry(
+        lambda d, c: BlockAutoregressive(d, (3,), c, hidden_dims=HIDDEN), slow_dims=(64,)
+    ),
+    "inverse-block_autoregressive": Entry(
+        lambda d, c: BlockAutoregressive(d, (4, 2), c, hidden_dims=HIDDEN).inv, slow_dims=(64,)
     ),
 }
