@@ -126,6 +126,14 @@ def test_a_rotation_of_the_plane_turns_by_its_parameter():
     torch.testing.assert_close(y, expected)
 
 
+def test_rotations_by_large_angles_stay_orthogonal():
+    layer = Rotation(30).float()
+    with torch.no_grad():
+        layer.tensors.start["lower"].normal_().mul_(30)
+    x = torch.randn(5, 30, dtype=torch.float32)
+    torch.testing.assert_close(layer.inv(layer(x)), x, atol=1e-5, rtol=0)
+
+
 def test_cayley_is_its_formula():
     layer = perturbed("cayley", 5)
     lower = torch.zeros(5, 5)

@@ -82,4 +82,8 @@ class Rotation(SkewRotation):
     """
 
     def _rotation(self, skew: Tensor) -> Tensor:
-        return torch.matrix_exp(skew)
+        near = torch.matrix_exp(skew)
+        # Squaring, as the exponential does, loses orthogonality in proportion to the angles, and
+        # the inverse is the transpose. One step of Newton and Schulz's iteration restores it.
+        one = torch.diag_embed(near.new_ones(self.dim))
+        return near @ (1.5 * one - 0.5 * near.mT @ near)
