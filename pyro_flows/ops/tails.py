@@ -6,16 +6,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeVar
 
-import torch
 from torch import Tensor
 
 Pair = Callable[[Tensor], tuple[Tensor, Tensor]]
+End = TypeVar("End", float, Tensor)
 
 
-def linear_tails(
-    function: Pair, x: Tensor, low: float | Tensor, high: float | Tensor
-) -> tuple[Tensor, Tensor]:
+def linear_tails(function: Pair, x: Tensor, low: End, high: End) -> tuple[Tensor, Tensor]:
     """Evaluate an increasing function inside ``[low, high]``, and its end tangents outside.
 
     The result is continuous in value and slope, onto the real line, and finite for any finite
@@ -25,7 +24,7 @@ def linear_tails(
         function: ``x -> (f(x), log f'(x))``, elementwise.
         x: values, any shape.
         low: left end, a number or a tensor that broadcasts against ``x``.
-        high: right end.
+        high: right end, of the same kind.
 
     Returns:
         ``(y, ladj)`` of the shape of ``x``. NaN stays NaN.
@@ -37,7 +36,6 @@ def linear_tails(
         >>> y.tolist(), ladj.tolist()
         ([1.0, 6.0], [0.0, 0.0])
     """
-    low, high = (torch.as_tensor(end, dtype=x.dtype, device=x.device) for end in (low, high))
-    inside = torch.minimum(torch.maximum(x, low), high)
+    inside = x.clamp(low, high)
     value, log_slope = function(inside)
     return value + (x - inside) * log_slope.exp(), log_slope

@@ -24,7 +24,7 @@ class RootFinding(Univariate):
     by :func:`pyro_flows.ops.monotone_inverse`, exact to the last digits, with the gradients of
     the implicit function theorem.
 
-    Cost of the inverse: typically 4 to 10 evaluations of the map; 36 where operations are
+    Cost of the inverse: typically 4 to 10 evaluations of the map; 28 where operations are
     recorded (``torch.compile``, ``vmap``). Where scoring matters more than sampling, run the
     layer backwards (``layer.inv``).
     """
