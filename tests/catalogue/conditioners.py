@@ -13,7 +13,7 @@ from pyro_flows.ops import channel_mask, checkerboard_mask, random_mask
 from pyro_flows.transforms import Affine, Coupling, RationalQuadraticSpline
 
 SPLINE = RationalQuadraticSpline(bins=4, bound=3.0)
-SHAPES = {2: (1, 1, 2), 4: (2, 1, 2), 12: (3, 2, 2), 64: (4, 4, 4)}
+SHAPES = {2: (1, 1, 2), 5: (1, 1, 5), 8: (2, 2, 2), 64: (4, 4, 4)}
 
 
 def residual(univariate, **options):
@@ -31,8 +31,8 @@ def _attention(dim, c):
     return Coupling(dim, Affine(), mask, c, conditioner=net)
 
 
-def image(net, univariate, **options):
-    """A network for images, masked by channels where there are several, else as a checkerboard."""
+def image(net, univariate, slow_dims=(64,), **options):
+    """A network for images, by channels where there are two of them, else as a checkerboard."""
 
     def make(dim, c):
         shape = SHAPES[dim]
@@ -40,13 +40,14 @@ def image(net, univariate, **options):
         conditioner = net(mask, univariate.num_parameters, shape, context_dim=c, **options)
         return Coupling(dim, univariate, mask, c, conditioner=conditioner)
 
-    return Entry(make, dims=tuple(SHAPES), slow_dims=(64,))
+    return Entry(make, dims=tuple(SHAPES), slow_dims=slow_dims)
 
 
 ENTRIES = {
     "coupling-residual": residual(Affine()),
     "coupling-residual-norm": residual(SPLINE, norm=True),
     "coupling-attention": Entry(_attention, needs_context_at_1=True, slow_dims=(64,)),
-    "coupling-conv": image(ConvNet, Affine(), hidden_channels=4, blocks=1),
+    # Quadrature is slow by torch's float64 convolutions of very many tiny images.
+    "coupling-conv": image(ConvNet, Affine(), (2, 64), hidden_channels=4, blocks=1),
     "coupling-pixels": image(PixelAttention, SPLINE, width=8, heads=2, blocks=1),
 }

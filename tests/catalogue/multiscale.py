@@ -27,7 +27,7 @@ IMAGES = {4: (1, 2, 2), 16: (1, 4, 4), 64: (1, 8, 8)}
 
 
 def _squeeze(dim, c):
-    return Squeeze({1: (1, 1, 1), 2: (2, 1, 1), 5: (5, 1, 1), 64: (1, 8, 8)}[dim], 1 + (dim == 64))
+    return Squeeze({4: (1, 2, 2), 24: (2, 2, 6), 64: (1, 8, 8)}[dim])
 
 
 def _inner(dim, c):
@@ -42,7 +42,7 @@ def _multiscale(dim, c):
 
 
 def _step(dim, c):
-    shape = {2: (2, 1, 1), 4: (1, 2, 2), 12: (3, 2, 2), 64: (4, 4, 4)}[dim]
+    shape = {2: (2, 1, 1), 5: (1, 1, 5), 12: (3, 2, 2), 64: (4, 4, 4)}[dim]
     return glow_step(shape, Affine(1.0), context_dim=c, hidden_channels=4, blocks=1)
 
 
@@ -51,10 +51,10 @@ def _stack(dim, c):
 
 
 ENTRIES = {
-    "squeeze": Entry(_squeeze, conditional=False, left_out=SQUEEZED),
+    "squeeze": Entry(_squeeze, conditional=False, dims=(4, 24, 64), left_out=SQUEEZED),
     "split": Entry(lambda d, c: Split(d, _inner(d // 2, c)), dims=(2, 5, 64)),
     "multiscale": Entry(_multiscale, dims=(2, 3, 5, 64), perturb=lambda d: min(0.5, 2 / d)),
-    "glow_step": Entry(_step, dims=(2, 4, 12, 64), slow_dims=(64,), perturb=0.3),
+    "glow_step": Entry(_step, dims=(2, 5, 12, 64), slow_dims=(2, 64), perturb=0.3),
     "glow_stack": Entry(
         _stack, dims=tuple(IMAGES), slow_dims=(64,), perturb=0.2, left_out=SQUEEZED
     ),
