@@ -94,6 +94,13 @@ def contraction_inverse(
     Cost: passes until nothing moves, ``log(eps) / log(rate)`` where operations are recorded (see
     :func:`is_recording`); as many in the gradient, with the memory of one, or of all where they
     are recorded.
+
+    Example:
+        >>> y = torch.tensor([[1.0, -7.0]])
+        >>> half_sine, slope = lambda x: 0.5 * x.sin(), lambda x, v: 0.5 * x.cos() * v
+        >>> x = contraction_inverse(half_sine, slope, y, y, 0.5)
+        >>> torch.allclose(x + half_sine(x), y)
+        True
     """
     eps, recording = torch.finfo(y.dtype).eps, is_recording()
     most = terms_until(eps, rate) if recording else 3 * terms_until(eps, rate)
@@ -116,7 +123,12 @@ def contraction_inverse(
 
 
 def log_det(jacobian: Tensor) -> Tensor:
-    """``log det`` of matrices ``(*, dim, dim)``; NaN where the determinant is not positive."""
+    """``log det`` of matrices ``(*, dim, dim)``; NaN where the determinant is not positive.
+
+    Example:
+        >>> log_det(torch.tensor([[1.0, 2.0], [0.0, 1.0]]))
+        tensor(0.)
+    """
     if jacobian.shape[-1] == 1:
         det = jacobian[..., 0, 0]
         sign, size = det, torch.where(det > 0, det, torch.ones_like(det)).log()

@@ -85,7 +85,12 @@ def log_det_estimate(
 
 
 def terms_until(tolerance: float, lipschitz: float) -> int:
-    """The first power of ``lipschitz`` that is at most ``tolerance``."""
+    """The first power of ``lipschitz`` that is at most ``tolerance``.
+
+    Example:
+        >>> terms_until(1e-3, 0.5)
+        10
+    """
     return max(1, math.ceil(math.log(tolerance) / math.log(lipschitz)))
 
 
