@@ -18,7 +18,10 @@ UNIVARIATES = {
 BOUNDED = frozenset({"reaches_far"})
 
 ENTRIES = {
-    **{f"coupling-{name}": coupling(u, left_out=BOUNDED) for name, u in UNIVARIATES.items()},
+    **{
+        f"coupling-{name}": coupling(u, slow_dims=(64,), left_out=BOUNDED)
+        for name, u in UNIVARIATES.items()
+    },
     "autoregressive-circular_spline": Entry(
         lambda d, c: Autoregressive(
             d, UNIVARIATES["circular_spline"], context_dim=c, hidden_dims=(8,)

@@ -69,7 +69,9 @@ def test_one_component_is_the_automorphism_of_the_disc():
     z = torch.polar(torch.ones(50), x)
     image = (z - w) / (1 - w.conj() * z)
     assert torch.allclose(torch.polar(torch.ones(50), y), image, atol=1e-12)
-    # Rezende et al. 2020, equation 8, with the factor that the disc's other form leaves out.
+    # The form in which Rezende et al. 2020 give it.
+    theirs = (1 - w.abs() ** 2) / (z - w).abs() ** 2 * (z - w) - w
+    assert torch.allclose(image, theirs, atol=1e-12)
     assert torch.allclose(ladj.exp(), (1 - w.abs() ** 2) / (z - w).abs() ** 2, atol=1e-10)
 
 
