@@ -49,7 +49,8 @@ ENTRIES = {
     "householder": Entry(lambda d, c: Householder(d, context_dim=c, hidden_dims=HIDDEN)),
     "householder-few": Entry(lambda d, c: Householder(d, 2, c, HIDDEN)),
     "cayley": Entry(lambda d, c: Cayley(d, c, HIDDEN)),
-    "rotation": Entry(lambda d, c: Rotation(d, c, HIDDEN)),
+    # Matrix exponentials of a batch of contexts.
+    "rotation": Entry(lambda d, c: Rotation(d, c, HIDDEN), slow_dims=(64,)),
     "matrix_exponential": Entry(lambda d, c: MatrixExponential(d, c, HIDDEN)),
     "low_rank": Entry(lambda d, c: LowRankAffine(d, 3, c, HIDDEN)),
     "permute-reversed": Entry(lambda d, c: Permute(d), conditional=False, left_out=PERMUTED),
