@@ -14,6 +14,8 @@ from pyro_flows.transforms import (
     AffineAutoregressive,
     Autoregressive,
     BlockAutoregressive,
+    CircularSpline,
+    DeepSigmoidal,
     RationalQuadraticSpline,
     SplineAutoregressive,
 )
@@ -52,6 +54,15 @@ ENTRIES = {
         lambda d, c: (
             Autoregressive(d, SPLINE, adjacency=_graph(d), context_dim=c, hidden_dims=HIDDEN).inv
         )
+    ),
+    "autoregressive-circular": Entry(
+        lambda d, c: Autoregressive(d, CircularSpline(4), context_dim=c, hidden_dims=HIDDEN),
+        slow_dims=(64,),
+        left_out=frozenset({"reaches_far"}),
+    ),
+    "naf": Entry(
+        lambda d, c: Autoregressive(d, DeepSigmoidal(3, 1), context_dim=c, hidden_dims=HIDDEN),
+        slow_dims=(64,),
     ),
     "autoregressive-transformer": Entry(_transformer, dims=(2, 5, 64), slow_dims=(64,)),
     "block_autoregressive": Entry(

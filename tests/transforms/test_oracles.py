@@ -13,7 +13,12 @@ import torch.nn.functional as F
 
 from pyro_flows.ops import rational_quadratic_spline
 from pyro_flows.ops.splines import MAX_LOG_SLOPE, MIN_BIN
-from pyro_flows.transforms import AffineCoupling, SplineCoupling
+from pyro_flows.transforms import (
+    AffineAutoregressive,
+    AffineCoupling,
+    SplineAutoregressive,
+    SplineCoupling,
+)
 
 pytestmark = pytest.mark.slow
 BINS, BOUND = 8, 5.0
@@ -115,3 +120,48 @@ def test_coupling_against_zuko(zuko):
         assert (got[0] - y).abs().max() < 1e-6
         assert (got[1] - ladj).abs().max() < 1e-6
         assert (layer.inv(y) - theirs.inv(y)).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("kind", ["affine", "spline"])
+def test_autoregressive_against_zuko(zuko, kind):
+    """zuko's scheme, and its inverse of as many passes as coordinates, with our conditioner."""
+    if kind == "spline":
+        layer = perturbed(SplineAutoregressive(12, order="random", bins=BINS, bound=BOUND))
+    else:
+        layer = perturbed(AffineAutoregressive(12, order="random"))
+
+    def meta(x):
+        params = layer.conditioner(x.unsqueeze(-1))
+        if kind == "spline":
+            return zuko.transforms.DependentTransform(zuko_spline(zuko, params), 1)
+        shift, raw = params.unbind(-1)
+        log_scale = 3 * torch.tanh(raw / 3)
+        affine = torch.distributions.AffineTransform(shift, log_scale.exp())
+        return zuko.transforms.DependentTransform(affine, 1)
+
+    theirs = zuko.transforms.AutoregressiveTransform(meta, passes=12)
+    x = torch.randn(200, 12)
+    y, ladj = theirs.call_and_ladj(x)
+    got = layer.forward_and_ladj(x)
+    assert (got[0] - y).abs().max() < 1e-6
+    assert (got[1] - ladj).abs().max() < 1e-6
+    assert (layer.by_steps(y)[0] - theirs.inv(y)).abs().max() < 1e-6
+    assert (layer.by_passes(y)[0] - theirs.inv(y)).abs().max() < 1e-6
+
+
+def test_masked_perceptron_against_zuko(zuko):
+    """zuko's masked network, its masks and weights copied into ours."""
+    theirs = zuko.flows.MaskedAutoregressiveTransform(
+        5, hidden_features=(32,), activation=torch.nn.Tanh
+    )
+    layer = AffineAutoregressive(5, hidden_dims=(32,))
+    first, last = (m for m in theirs.hyper if hasattr(m, "mask"))
+    ours = layer.conditioner
+    with torch.no_grad():
+        for mine, its in ((ours.hidden[0], first), (ours.last, last)):
+            mine.mask.copy_(its.mask)
+            mine.weight.copy_(its.weight)
+            mine.bias.copy_(its.bias)
+    x = torch.randn(50, 5)
+    its_params = theirs.hyper(x).unflatten(-1, (5, 2))
+    assert (ours(x.unsqueeze(-1)) - its_params).abs().max() < 1e-6
