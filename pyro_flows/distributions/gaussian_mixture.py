@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pyro_flows.distributions.base import Base
-from pyro_flows.errors import ShapeError
+from pyro_flows.errors import OptionError
 from pyro_flows.nn import Parameters
 from pyro_flows.ops import kmeans, soft_clamp
 
@@ -64,7 +64,7 @@ class GaussianMixture(Base):
     ) -> None:
         super().__init__(dim, context_dim)
         if components < 1 or not 0 < spread < 1:
-            raise ShapeError(
+            raise OptionError(
                 f"GaussianMixture expected components >= 1 and 0 < spread < 1, but got "
                 f"components={components} and spread={spread}. 8 and 0.7 are the defaults."
             )

@@ -14,7 +14,7 @@ from pyro.distributions import constraints
 from torch import Tensor
 
 from pyro_flows.distributions.base import Base
-from pyro_flows.errors import ShapeError
+from pyro_flows.errors import OptionError
 from pyro_flows.nn import MLP
 from pyro_flows.ops import is_recording, soft_clamp
 
@@ -77,7 +77,7 @@ class ResampledBase(Base):
     ) -> None:
         super().__init__(dim)
         if truncation < 2 or draws < 2:
-            raise ShapeError(
+            raise OptionError(
                 f"ResampledBase expected truncation >= 2 and draws >= 2, but got "
                 f"truncation={truncation} and draws={draws}. 100 and 1024 are the defaults."
             )

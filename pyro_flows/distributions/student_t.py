@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pyro_flows.distributions.base import Base
-from pyro_flows.errors import ShapeError
+from pyro_flows.errors import OptionError
 from pyro_flows.nn import Parameters
 
 
@@ -60,7 +60,7 @@ class StudentT(Base):
         super().__init__(dim, context_dim)
         low, high = bounds
         if not 0 < low < df < high:
-            raise ShapeError(
+            raise OptionError(
                 f"StudentT expected 0 < bounds[0] < df < bounds[1], but got df={df} and "
                 f"bounds={bounds}. Widen the bounds, or choose df between them."
             )

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pyro_flows.distributions.base import Base
-from pyro_flows.errors import ShapeError
+from pyro_flows.errors import OptionError
 
 
 class UniformBox(Base):
@@ -43,7 +43,7 @@ class UniformBox(Base):
     def __init__(self, dim: int, low: float = -math.pi, high: float = math.pi) -> None:
         super().__init__(dim)
         if not -math.inf < low < high < math.inf:
-            raise ShapeError(
+            raise OptionError(
                 f"UniformBox expected finite low < high, but got low={low} and high={high}. "
                 "Give the edges of the box."
             )

@@ -23,7 +23,7 @@ from pyro_flows.distributions import (
     StudentT,
     UniformBox,
 )
-from pyro_flows.errors import ContextError, DataError, NoRsampleError, ShapeError
+from pyro_flows.errors import ContextError, DataError, NoRsampleError, OptionError, ShapeError
 from pyro_flows.transforms import AffineCoupling, CholeskyAffine, Elementwise, Shift
 
 PLAIN = {
@@ -334,7 +334,7 @@ def test_fixed_student_t_has_no_trained_parameter():
 
 def test_student_t_errors():
     text = "StudentT expected 0 < bounds[0] < df < bounds[1], but got df=200.0 and bounds="
-    with pytest.raises(ShapeError, match=re.escape(text)):
+    with pytest.raises(OptionError, match=re.escape(text)):
         StudentT(2, df=200.0)
 
 
@@ -349,7 +349,7 @@ def test_uniform_box_edges_are_inside():
 
 
 def test_uniform_box_errors():
-    with pytest.raises(ShapeError, match="UniformBox expected finite low < high, but got low=1"):
+    with pytest.raises(OptionError, match="UniformBox expected finite low < high, but got low=1"):
         UniformBox(2, low=1.0, high=1.0)
 
 
@@ -394,7 +394,7 @@ def test_gaussian_mixture_one_point_in_a_group():
 
 
 def test_gaussian_mixture_errors():
-    with pytest.raises(ShapeError, match="0 < spread < 1, but got components=0"):
+    with pytest.raises(OptionError, match="0 < spread < 1, but got components=0"):
         GaussianMixture(2, 0)
     with pytest.raises(DataError, match="kmeans expected finite points"):
         GaussianMixture(2, 3).initialize(torch.full((5, 2), torch.nan))
@@ -471,7 +471,9 @@ def test_resampled_learns_a_hole():
 
 
 def test_resampled_errors():
-    with pytest.raises(ShapeError, match="expected truncation >= 2 and draws >= 2, but got trunc"):
+    with pytest.raises(
+        OptionError, match="expected truncation >= 2 and draws >= 2, but"
+    ):
         ResampledBase(2, truncation=1)
 
 
