@@ -13,27 +13,41 @@ from typing import Any
 
 from pyro_flows.distributions import Flow
 from pyro_flows.errors import UnknownFlowError
+from pyro_flows.flows.facts import FlowFacts, as_table
 
 Constructor = Callable[..., Flow]
 _constructors: dict[str, Constructor] = {}
+_stated: dict[str, dict[str, Any]] = {}
 
 
-def register_flow(name: str) -> Callable[[Constructor], Constructor]:
+def register_flow(name: str, **stated: Any) -> Callable[[Constructor], Constructor]:
     """Register a constructor ``(dim, context_dim=0, **options) -> Flow`` under a name.
 
     The name then works wherever a flow is asked for: ``AutoFlow``, ``FlowVI``.
 
+    Args:
+        name: the name.
+        stated: what is known of it, for :func:`facts` and :func:`table`: ``density``,
+            ``sampling``, ``conditional``, ``space``, ``paper``, ``year``, ``link``, as in
+            :class:`FlowFacts`; any may be left out.
+
+    Raises:
+        TypeError: another word among ``stated``.
+
     Example:
-        >>> @flows.register_flow("one_coupling")
+        >>> @flows.register_flow("one_coupling", density="one pass", year=2016)
         ... def one_coupling(dim, context_dim=0):
+        ...     "A single affine coupling."
         ...     layer = transforms.AffineCoupling(dim, context_dim=context_dim)
         ...     return distributions.Flow([layer])
-        >>> flows.make("one_coupling", 3).dim
-        3
+        >>> flows.make("one_coupling", 3).dim, flows.available()["one_coupling"]
+        (3, 'A single affine coupling.')
     """
+    FlowFacts(name, "", **stated)  # complain here about a word that isn't one
 
     def decorate(constructor: Constructor) -> Constructor:
         _constructors[name] = constructor
+        _stated[name] = stated
         return constructor
 
     return decorate
@@ -43,13 +57,42 @@ def available() -> dict[str, str]:
     """Names of all flows, each with the first line of its description.
 
     Example:
-        >>> "nsf" in flows.available()
-        True
+        >>> flows.available()["nice"]
+        'Additive couplings, volume preserving.'
     """
     found = {name: _first_line(c) for name, c in _constructors.items()}
     for point in entry_points(group="pyro_flows.flows"):
         found.setdefault(point.name, f"from {point.value}")
     return dict(sorted(found.items()))
+
+
+def facts(name: str) -> FlowFacts:
+    """What is known of the flow registered under ``name``: directions, costs, paper.
+
+    Raises:
+        UnknownFlowError: no such name.
+
+    Example:
+        >>> print(flows.facts("realnvp"))
+        realnvp: Affine couplings.
+          log_prob (data to base): one pass
+          sampling (base to data): one pass
+          context: yes
+          values: real numbers
+          paper: Dinh et al., Density estimation using Real NVP, 2016, https://arxiv.org/abs/1605.08803
+    """
+    check_name(name)
+    return _facts(name, available()[name])
+
+
+def table() -> str:
+    """All flows with their facts, as a table in Markdown.
+
+    Example:
+        >>> print(flows.table().splitlines()[0])
+        | name | what it is | `log_prob` | sampling | context | paper |
+    """
+    return as_table(_facts(name, summary) for name, summary in available().items())
 
 
 def check_name(name: str) -> None:
@@ -83,6 +126,11 @@ def make(
 
     Raises:
         UnknownFlowError: no such name.
+
+    Example:
+        >>> flow = flows.make("nsf", 4, context_dim=2, layers=2, bins=16)
+        >>> flow(torch.zeros(5, 2)).sample().shape
+        torch.Size([5, 4])
     """
     check_name(name)
     constructor = _constructors.get(name)
@@ -93,6 +141,10 @@ def make(
     if levels is not None and "levels" in inspect.signature(constructor).parameters:
         options["levels"] = levels
     return constructor(dim, context_dim, **options)
+
+
+def _facts(name: str, summary: str) -> FlowFacts:
+    return FlowFacts(name, summary, **_stated.get(name, {}))
 
 
 def _first_line(constructor: Constructor) -> str:

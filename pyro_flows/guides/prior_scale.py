@@ -15,7 +15,7 @@ from pyro.infer.autoguide.guides import AutoContinuous
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from pyro_flows.flows.architectures import MOST_LEVELS
+from pyro_flows.flows.hierarchy import MOST_LEVELS
 from pyro_flows.guides.enumeration import Substitute
 from pyro_flows.guides.unpack import constrain
 from pyro_flows.transforms import NonCentring

@@ -1,21 +1,18 @@
 # Copyright Contributors to the pyro_flows project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Flows by name."""
+"""Flows by name, and what is stated of them."""
 
 import re
 from importlib.metadata import EntryPoint
 
 import pytest
-import torch
 
 from pyro_flows import flows
 from pyro_flows.distributions import Flow
 from pyro_flows.errors import UnknownFlowError
 from pyro_flows.flows import registry
 from pyro_flows.transforms import CholeskyAffine
-
-NAMES = ("default", "nice", "nsf", "realnvp")
 
 
 def affine(dim, context_dim=0, **options):
@@ -26,46 +23,16 @@ def affine(dim, context_dim=0, **options):
     return Flow([CholeskyAffine(dim)])
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def clean_registry(monkeypatch):
     monkeypatch.setattr(registry, "_constructors", dict(registry._constructors))
+    monkeypatch.setattr(registry, "_stated", dict(registry._stated))
 
 
 def test_available():
     found = flows.available()
-    assert set(NAMES) <= set(found)
     assert list(found) == sorted(found)
-    assert all(found[name].endswith((".", ").")) for name in NAMES)
-
-
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("dim", [1, 2, 5])
-@pytest.mark.parametrize("context_dim", [0, 3])
-def test_named_flows_start_at_the_base(name, dim, context_dim):
-    flow = flows.make(name, dim, context_dim)
-    assert isinstance(flow, Flow)
-    assert (flow.dim, flow.context_dim) == (dim, context_dim)
-    context = torch.randn(4, context_dim) if context_dim else None
-    value = torch.randn(4, dim)
-    expected = torch.distributions.Normal(0.0, 1.0).log_prob(value).sum(-1)
-    assert torch.allclose(flow.log_prob(value, context), expected)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_options_reach_the_constructor(name):
-    small = flows.make(name, 4, layers=2, hidden_dims=(3,))
-    assert sum(p.numel() for p in small.parameters()) < sum(
-        p.numel() for p in flows.make(name, 4).parameters()
-    )
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_every_coordinate_moves_and_all_meet(name):
-    flow = flows.make(name, 5)
-    for p in flow.parameters():
-        p.data.add_(0.3 * torch.randn_like(p))
-    jacobian = torch.func.jacrev(flow.transform)(torch.randn(5))
-    assert (jacobian.abs() > 1e-12).all()
+    assert all(line.endswith(".") and not line.startswith("from ") for line in found.values())
 
 
 def test_unknown_name():
@@ -84,21 +51,59 @@ def test_unknown_name_that_resembles_none():
     with pytest.raises(UnknownFlowError, match=r"but got 'xyzzy'\. Register your own") as caught:
         flows.check_name("xyzzy")
     assert "Did you mean" not in str(caught.value)
+    with pytest.raises(UnknownFlowError):
+        flows.facts("xyzzy")
 
 
-@pytest.mark.usefixtures("clean_registry")
 def test_register():
     assert flows.register_flow("affine")(affine) is affine
     assert flows.available()["affine"] == "One affine layer."
     assert flows.make("affine", 3).dim == 3
     flows.check_name("affine")
+    facts = flows.facts("affine")
+    assert (facts.name, facts.summary) == ("affine", "One affine layer.")
+    assert (facts.density, facts.conditional, facts.year) == ("not stated", None, None)
+    row = "| `affine` | One affine layer | not stated | not stated | not stated |  |"
+    assert row in flows.table().splitlines()
+
+
+def test_register_with_facts():
+    stated = {"density": "one pass", "sampling": "roots", "conditional": False}
+    source = {"paper": "Somebody, Something", "year": 2020, "link": "https://example.org"}
+    flows.register_flow("affine", **stated, **source)(affine)
+    facts = flows.facts("affine")
+    assert (facts.density, facts.sampling, facts.conditional) == ("one pass", "roots", False)
+    row = (
+        "| `affine` | One affine layer | one pass | roots | no "
+        "| [Somebody, Something](https://example.org), 2020 |"
+    )
+    assert row in flows.table().splitlines()
+    assert str(facts).splitlines() == [
+        "affine: One affine layer.",
+        "  log_prob (data to base): one pass",
+        "  sampling (base to data): roots",
+        "  context: no",
+        "  values: real numbers",
+        "  paper: Somebody, Something, 2020, https://example.org",
+    ]
+
+
+def test_register_refuses_words_it_does_not_know():
+    with pytest.raises(TypeError, match="yaer"):
+        flows.register_flow("affine", yaer=2020)
+    assert "affine" not in flows.available()
+
+
+def test_registered_again_is_another():
+    flows.register_flow("affine", year=2020)(affine)
+    flows.register_flow("affine")(affine)
+    assert flows.facts("affine").year is None
 
 
 def entry_points(*points):
     return lambda group: [p for p in points if p.group == group]
 
 
-@pytest.mark.usefixtures("clean_registry")
 def test_entry_points(monkeypatch):
     point = EntryPoint("theirs", f"{__name__}:affine", "pyro_flows.flows")
     other = EntryPoint("not_ours", "nowhere:nothing", "another.group")
@@ -113,6 +118,8 @@ def test_listing_loads_no_entry_point(monkeypatch):
     point = EntryPoint("broken", "no_such_package:flow", "pyro_flows.flows")
     monkeypatch.setattr(registry, "entry_points", entry_points(point))
     assert flows.available()["broken"] == "from no_such_package:flow"
+    assert flows.facts("broken").density == "not stated"
+    assert "| `broken` | from no_such_package:flow |" in flows.table()
 
 
 def test_our_own_name_wins_over_an_entry_point(monkeypatch):

@@ -1,0 +1,56 @@
+# Copyright Contributors to the pyro_flows project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""The recipe AutoFlow uses unless told otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pyro_flows.distributions import Flow
+from pyro_flows.flows.registry import register_flow
+from pyro_flows.flows.stacks import couplings
+from pyro_flows.transforms import Affine, Coupling
+
+# A chain of T states has T levels; a coupling for each would cost more than it helps.
+MOST_LEVELS = 3
+
+
+@register_flow("default", density="one pass", sampling="one pass", conditional=True)
+def default(
+    dim: int,
+    context_dim: int = 0,
+    *,
+    layers: int = 6,
+    hidden_dims: Sequence[int] = (64,),
+    levels: Sequence[int] | None = None,
+) -> Flow:
+    """Affine couplings, the last ones along the model's hierarchy; what AutoFlow uses.
+
+    A coordinate that hangs on others in the prior (``levels``) is moved last, by a coupling that
+    sees them: the funnel of a centred hierarchical model is one such coupling, log-scale linear in
+    the scale above it.
+
+    Args:
+        dim: number of coordinates.
+        context_dim: width of the context.
+        layers: number of couplings before those along the hierarchy.
+        hidden_dims: widths of each conditioner's hidden layers.
+        levels: depth of each coordinate in a model's hierarchy.
+
+    Example:
+        >>> flows.default(3, levels=[0, 1, 1])().rsample((5,)).shape
+        torch.Size([5, 3])
+    """
+    univariate = Affine(log_scale_bound=4.0)
+    stack = couplings(dim, univariate, context_dim, layers, hidden_dims)
+    for level in _levels_below_the_top(levels or ()):
+        mask = [other == level for other in levels or ()]
+        stack.append(Coupling(dim, univariate, mask, context_dim, hidden_dims))
+    return Flow(stack)
+
+
+def _levels_below_the_top(levels: Sequence[int]) -> list[int]:
+    """Levels worth a coupling each; none for long chains, such as time series."""
+    below = sorted(set(levels) - {0})
+    return below if 0 < len(below) <= MOST_LEVELS else []
