@@ -74,28 +74,7 @@ class Coupling(Layer):
             moved = alternating_masks(dim, 1)[0]
         else:
             moved = torch.as_tensor(mask, dtype=torch.bool, device="cpu")
-        kept_count, moved_count = int((~moved).sum()), int(moved.sum())
-        if moved.shape != (dim,) or moved_count == 0:
-            raise ShapeError(
-                f"{type(self).__name__} expected a mask of length {dim} that moves at least one "
-                f"coordinate, but got {moved.tolist()}. True marks a coordinate that is moved."
-            )
-        if kept_count + context_dim == 0:
-            raise ShapeError(
-                f"{type(self).__name__} has nothing to condition on: all {dim} coordinate(s) are "
-                "moved and context_dim is 0. Keep a coordinate, give a context, or use "
-                "Elementwise."
-            )
-        if univariate.num_parameters == 0:
-            raise ShapeError(
-                f"{type(self).__name__} has nothing to decide: {univariate} has no parameters. "
-                "Use Elementwise, or a Chain with a univariate that has some."
-            )
-        if univariate.domain is not univariate.codomain:
-            raise ShapeError(
-                f"{type(self).__name__} expected a univariate from one space to itself, since "
-                f"kept coordinates stay where they are, but got {univariate}. Use Elementwise."
-            )
+        kept_count, moved_count = self._check_parts(moved, univariate)
         self.univariate = univariate
         kept_index, moved_index = (~moved).nonzero()[:, 0], moved.nonzero()[:, 0]
         self.register_index("kept", kept_index)
@@ -111,6 +90,32 @@ class Coupling(Layer):
         self.conditioner = (
             conditioner if isinstance(conditioner, nn.Module) else conditioner(*sizes)
         )
+
+    def _check_parts(self, moved: Tensor, univariate: Univariate) -> tuple[int, int]:
+        """How many coordinates are kept and moved; raise unless they can make a coupling."""
+        kept_count, moved_count = int((~moved).sum()), int(moved.sum())
+        if moved.shape != (self.dim,) or moved_count == 0:
+            raise ShapeError(
+                f"{type(self).__name__} expected a mask of length {self.dim} that moves at least "
+                f"one coordinate, but got {moved.tolist()}. True marks a coordinate that is moved."
+            )
+        if kept_count + self.context_dim == 0:
+            raise ShapeError(
+                f"{type(self).__name__} has nothing to condition on: all {self.dim} coordinate(s) "
+                "are moved and context_dim is 0. Keep a coordinate, give a context, or use "
+                "Elementwise."
+            )
+        if univariate.num_parameters == 0:
+            raise ShapeError(
+                f"{type(self).__name__} has nothing to decide: {univariate} has no parameters. "
+                "Use Elementwise, or a Chain with a univariate that has some."
+            )
+        if univariate.domain is not univariate.codomain:
+            raise ShapeError(
+                f"{type(self).__name__} expected a univariate from one space to itself, since "
+                f"kept coordinates stay where they are, but got {univariate}. Use Elementwise."
+            )
+        return kept_count, moved_count
 
     @property
     def domain(self) -> Any:  # type: ignore[override]
@@ -160,7 +165,14 @@ class Coupling(Layer):
             kept = kept.expand(*batch, -1)
             inputs = torch.cat([inputs.expand(*batch, -1), context.expand(*batch, -1)], -1)
         params = self.conditioner(inputs)
-        return kept, moved, params.unflatten(-1, (-1, self.univariate.num_parameters))
+        sizes = moved.shape[-1], self.univariate.num_parameters
+        if params.shape[-1] != sizes[0] * sizes[1]:
+            raise ShapeError(
+                f"{type(self).__name__} expected its conditioner to map {inputs.shape[-1]} "
+                f"numbers to {sizes[0]} * {sizes[1]}, parameters for each moved coordinate, but "
+                f"it gave {params.shape[-1]}. Build it for these widths."
+            )
+        return kept, moved, params.unflatten(-1, sizes)
 
     def forward_and_ladj(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Move the masked coordinates."""

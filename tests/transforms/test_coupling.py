@@ -189,6 +189,17 @@ def test_a_conditioner_from_its_widths():
     assert isinstance(Coupling(3, Affine(), conditioner=ResidualMLP).conditioner, ResidualMLP)
 
 
+def test_a_conditioner_of_the_wrong_width():
+    """Two numbers for three moved coordinates would be shared by all three, silently."""
+    layer = Coupling(4, Affine(), [False, True, True, True], conditioner=nn.Linear(1, 2))
+    text = (
+        "Coupling expected its conditioner to map 1 numbers to 3 * 2, parameters for each moved "
+        "coordinate, but it gave 2. Build it for these widths."
+    )
+    with pytest.raises(ShapeError, match=re.escape(text)):
+        layer(torch.zeros(4))
+
+
 def test_printed():
     text = repr(SplineCoupling(3, context_dim=2))
     assert text.startswith(
