@@ -38,6 +38,10 @@ SLOW = (2, 64)
 
 ENTRIES = {
     **{f"elementwise-{name}": elementwise(u, slow_dims=SLOW) for name, u in UNIVARIATES.items()},
+    # The dearest one leaves two dimensions out altogether; one has quadrature too.
+    "elementwise-monotonic_network": elementwise(
+        UNIVARIATES["monotonic_network"], dims=(1, 5, 64), slow_dims=(64,)
+    ),
     "coupling-bernstein": replace(coupling(UNIVARIATES["bernstein"]), slow_dims=SLOW),
     "inverse-coupling-mixture": Entry(
         lambda dim, c: Coupling(dim, MIXTURE, context_dim=c, hidden_dims=(8,)).inv,
