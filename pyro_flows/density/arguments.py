@@ -50,6 +50,18 @@ def check_arguments(density: FlowDensity) -> None:
             f"FlowDensity expected holdout between 0 and 1, but got {density.holdout!r}. It is "
             "the share of rows that decide when to stop; or give fit a validation set."
         )
+    if not 0 <= density.dropout < 1:
+        raise DensityError(
+            f"FlowDensity expected dropout of at least 0 and less than 1, but got "
+            f"{density.dropout!r}. 0 is none."
+        )
+    counts = density.components
+    for count in [counts] if isinstance(counts, int) or counts is None else counts:
+        if count is not None and not (isinstance(count, int) and count >= 1):
+            raise DensityError(
+                f"FlowDensity expected components to be integers >= 1, but got {counts!r}. Leave "
+                "it out for the default, or say None for no mixture."
+            )
     if density.dtype not in DTYPES:
         raise DensityError(
             f"FlowDensity expected dtype to be 'float32' or 'float64', but got {density.dtype!r}."

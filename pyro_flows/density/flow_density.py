@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,8 +31,10 @@ from pyro_flows.density.arguments import (
 from pyro_flows.density.columns import Columns, read_support
 from pyro_flows.density.estimator import Estimator
 from pyro_flows.density.fitting import Budget, Rows, maximise_likelihood, score_rows
+from pyro_flows.density.start import find_start, takes_start
 from pyro_flows.density.units import Units
 from pyro_flows.errors import NotFittedError
+from pyro_flows.nn import set_dropout
 from pyro_flows.training import Report, Score
 from pyro_flows.training.randomness import torch_seeded
 
@@ -62,9 +64,13 @@ class FlowDensity(Estimator):
             no bound, a constraint of torch, or None.
         seed: all random numbers; the global random state is left as it was.
         flow_options: options of the registered flow, for example ``{"layers": 4}``.
+        components: a flow asked for by name starts on a mixture of Gaussians, of so many; of
+            several numbers the one that is best on the held-out rows is taken. With a context it
+            starts as a Gaussian. None: at the standard normal, as flows given otherwise do.
         holdout: share of the rows held out, if ``fit`` isn't given a validation set.
         batch_size: rows a step.
         learning_rate: peak learning rate.
+        dropout: share of the conditioners' hidden units that are dropped in training.
         weight_decay: decay of the flow's matrices.
         max_epochs: the most passes over the data.
         num_steps: train exactly this many steps; by default until there is no more gain.
@@ -76,6 +82,7 @@ class FlowDensity(Estimator):
 
     Attributes:
         flow_: the flow over standardised columns.
+        components_: Gaussians it started on; 0 for a plain start, None if it was given none.
         columns_: the layer from there to the units of the data, in float64.
         n_features_in_: number of columns.
         n_context_in_: number of columns of the context, 0 for none.
@@ -111,9 +118,11 @@ class FlowDensity(Estimator):
         support: Any = None,
         seed: int = 0,
         flow_options: Mapping[str, Any] | None = None,
+        components: int | Sequence[int] | None = (1, 5, 10, 20, 40),
         holdout: float = 0.1,
         batch_size: int = 256,
         learning_rate: float = 3e-3,
+        dropout: float = 0.1,
         weight_decay: float = 0.0,
         max_epochs: int = 1000,
         num_steps: int | None = None,
@@ -123,9 +132,11 @@ class FlowDensity(Estimator):
         device: str | None = None,
         progress: bool = True,
     ) -> None:
-        self.flow, self.flow_options, self.support, self.seed = flow, flow_options, support, seed
+        self.flow, self.flow_options, self.components = flow, flow_options, components
+        self.support, self.seed = support, seed
         self.holdout, self.batch_size, self.patience = holdout, batch_size, patience
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
+        self.dropout = dropout
         self.max_epochs, self.num_steps, self.max_seconds = max_epochs, num_steps, max_seconds
         self.dtype, self.device, self.progress = dtype, device, progress
 
@@ -176,14 +187,19 @@ class FlowDensity(Estimator):
         inner_held, held_ladj = units.standardise(held)
         flow = build_flow(self.flow, units.dim, units.context_dim, self.flow_options or {})
         flow.to(units.device, units.dtype)
-        if hasattr(flow, "initialize"):
+        components = None
+        if takes_start(flow, self.flow) and self.components is not None:
+            flow = find_start(flow, inner, inner_held, _candidates(self.components), self.seed)
+            components = getattr(flow.base, "components", 0)
+        elif hasattr(flow, "initialize"):
             flow.initialize(inner.x, inner.context)
+        set_dropout(flow, self.dropout)
         report = maximise_likelihood(
             flow, inner, inner_held, self._budget(), progress=self.progress
         )
         score = Score(score_rows(flow, inner_held).to(held_ladj) + held_ladj)
         self._set_units(units)
-        self.flow_ = flow
+        self.flow_, self.components_ = flow, components
         self.best_score_, self.best_score_se_ = score.mean, score.se
         self.history_ = _history(report, float(ladj.mean()), float(held_ladj.mean()))
         self.stop_reason_, self.n_steps_ = report.stop_reason, report.steps
@@ -320,6 +336,10 @@ class FlowDensity(Estimator):
             raise NotFittedError(
                 f"This FlowDensity isn't fitted, so it can't be {what}. Call fit(x) first."
             )
+
+
+def _candidates(components: int | Sequence[int]) -> Sequence[int]:
+    return [components] if isinstance(components, int) else list(components)
 
 
 def _history(report: Report, ladj: float, held_ladj: float) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from pyro_flows.density import tables
 from pyro_flows.density.arguments import DTYPES, build_flow
 from pyro_flows.density.columns import Columns
 from pyro_flows.density.fitting import Rows
+from pyro_flows.density.start import with_start
 from pyro_flows.density.units import Units
 from pyro_flows.errors import PyroFlowsError, SavedDensityError
 
@@ -44,6 +45,7 @@ def save(density: FlowDensity, path: Path) -> Path:
         "format": FORMAT,
         "pyro_flows": __version__,
         "params": params,
+        "components": density.components_,
         "facts": {name: getattr(density, name) for name in FACTS},
         "names": units.names,
         "tensor": units.kind.tensor,
@@ -96,6 +98,8 @@ def load(cls: type[FlowDensity], path: Path, flow: Any) -> FlowDensity:
     """See :meth:`FlowDensity.load`."""
     config, tensors = _read(path)
     params = config["params"]
+    if isinstance(params["components"], list):  # JSON knows no tuples
+        params["components"] = tuple(params["components"])
     if flow is not None:
         params["flow"] = flow
     elif params["flow"] is None:
@@ -107,6 +111,8 @@ def load(cls: type[FlowDensity], path: Path, flow: Any) -> FlowDensity:
         density = cls(**params)
         units = _units(config, tensors, density)
         made = build_flow(density.flow, units.dim, units.context_dim, density.flow_options or {})
+        if config["components"] is not None:
+            made = with_start(made, config["components"])
         made.to(units.device, units.dtype)
         made.load_state_dict(tensors["flow"])
     except (PyroFlowsError, RuntimeError, TypeError) as error:
@@ -116,7 +122,7 @@ def load(cls: type[FlowDensity], path: Path, flow: Any) -> FlowDensity:
             f"{__version__}), and with the flow it was fitted with."
         ) from error
     density._set_units(units)
-    density.flow_ = made.eval()
+    density.flow_, density.components_ = made.eval(), config["components"]
     for name in FACTS:
         setattr(density, name, config["facts"][name])
     density.heldout_ = Rows(**tensors["heldout"])
@@ -170,7 +176,15 @@ def _check_complete(config: Any, tensors: Any) -> None:
     """Raise ValueError or KeyError if a part is missing."""
     wanted = {"flow", "columns", "context_columns", "heldout", "history"}
     lacking = wanted - set(tensors)
-    lacking |= {"params", "facts", "names", "tensor", "kind_dtype", "pyro_flows"} - set(config)
+    lacking |= {
+        "params",
+        "components",
+        "facts",
+        "names",
+        "tensor",
+        "kind_dtype",
+        "pyro_flows",
+    } - set(config)
     lacking |= set(FACTS) - set(config["facts"])
     if lacking:
         raise ValueError(f"without {', '.join(sorted(lacking))}")

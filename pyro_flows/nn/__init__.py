@@ -7,6 +7,7 @@ from pyro_flows.nn.attention import Encoder, PixelAttention, SelfAttention
 from pyro_flows.nn.block_linear import BlockLinear
 from pyro_flows.nn.causal_transformer import CausalTransformer
 from pyro_flows.nn.conv import ConvNet
+from pyro_flows.nn.dropout import WithDropout, set_dropout
 from pyro_flows.nn.image import MaskedImage
 from pyro_flows.nn.lipschitz import LipschitzMLP
 from pyro_flows.nn.masked import MaskedLinear, MaskedMLP
@@ -33,4 +34,6 @@ __all__ = [
     "VectorField",
     "Walk",
     "Walkable",
+    "WithDropout",
+    "set_dropout",
 ]

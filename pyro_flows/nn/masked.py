@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pyro_flows.errors import ShapeError
+from pyro_flows.nn.dropout import WithDropout
 from pyro_flows.nn.masked_walk import MaskedWalk
 from pyro_flows.nn.mlp import MLP, SHORTCUT
 from pyro_flows.nn.walk import Walk, in_generations
@@ -77,7 +78,7 @@ class MaskedLinear(nn.Module):
         return f"in_dim={self.mask.shape[1]}, out_dim={self.mask.shape[0]}"
 
 
-class MaskedMLP(nn.Module):
+class MaskedMLP(WithDropout):
     """Parameters of each coordinate from the coordinates it depends on, and from the context.
 
     A perceptron whose weights are masked so that the parameters of coordinate ``i`` see coordinate
@@ -176,7 +177,7 @@ class MaskedMLP(nn.Module):
         x = features.flatten(-2)
         h = x
         for k, linear in enumerate(self.hidden):
-            new = self.activation(linear(h, context))
+            new = self.drop(self.activation(linear(h, context)))
             h = h + new if self.residual and k else new
         y: Tensor = self.last(h, context)
         if self.shortcut is not None:

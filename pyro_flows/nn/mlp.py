@@ -10,12 +10,14 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from pyro_flows.nn.dropout import WithDropout
+
 # The share of the linear shortcut: its weights see whole coordinates, not averages of features,
 # so that one optimiser's step moves it further.
 SHORTCUT = 0.2
 
 
-class MLP(nn.Module):
+class MLP(WithDropout):
     """A fully connected network with a linear shortcut, whose output starts at zero.
 
     ``y = net(x) / width + 0.2 W x``, the net's last layer and ``W`` zeroed: a transform that is
@@ -70,7 +72,7 @@ class MLP(nn.Module):
         *hidden, last = self.linears
         h = x
         for linear in hidden:
-            h = self.activation(linear(h))
+            h = self.drop(self.activation(linear(h)))
         y = last(h) / h.shape[-1]
         return y if self.shortcut is None else y + SHORTCUT * self.shortcut(x)
 

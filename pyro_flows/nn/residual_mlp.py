@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pyro_flows.errors import ShapeError
+from pyro_flows.nn.dropout import WithDropout
 from pyro_flows.nn.mlp import SHORTCUT
 
 
@@ -81,7 +82,7 @@ class ResidualMLP(nn.Module):
         return f"in_dim={self.in_dim}, out_dim={self.out_dim}"
 
 
-class _Block(nn.Module):
+class _Block(WithDropout):
     def __init__(
         self,
         width: int,
@@ -96,4 +97,4 @@ class _Block(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         inner = self.first(self.activation(self.norm(h)))
-        return h + self.second(self.activation(inner))
+        return h + self.second(self.drop(self.activation(inner)))

@@ -13,6 +13,7 @@ from pyro_flows.ops.circle import (
     wrap,
 )
 from pyro_flows.ops.clusters import kmeans
+from pyro_flows.ops.gaussians import Gaussians, fit_gaussians
 from pyro_flows.ops.implicit import implicit_fixed_point, solve_by_passes
 from pyro_flows.ops.linear_rational_splines import (
     linear_rational_spline,
@@ -32,8 +33,8 @@ from pyro_flows.ops.matrices import (
 )
 from pyro_flows.ops.mixtures import logit_of_mixture, probit_of_mixture
 from pyro_flows.ops.near_identity import contraction_inverse, log_det, near_identity_inverse
-from pyro_flows.ops.ode import integrate, integrate_adaptive, runge_kutta_step
 from pyro_flows.ops.normal import log_normal_cdf, normal_quantile_of_log
+from pyro_flows.ops.ode import integrate, integrate_adaptive, runge_kutta_step
 from pyro_flows.ops.polynomial_splines import (
     cubic_spline,
     piecewise_linear,
@@ -65,6 +66,7 @@ from pyro_flows.ops.trace import (
 from pyro_flows.ops.tracing import is_recording
 
 __all__ = [
+    "Gaussians",
     "alternating_masks",
     "autoregressive_masks",
     "bernstein_basis",
@@ -74,6 +76,7 @@ __all__ = [
     "cosines",
     "cubic_spline",
     "elu_squash",
+    "fit_gaussians",
     "fixed_point",
     "gauss_legendre",
     "generations",

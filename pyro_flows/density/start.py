@@ -1,0 +1,76 @@
+# Copyright Contributors to the pyro_flows project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Where a named flow starts on data: whitened, on top of the best mixture of Gaussians.
+
+A mixture is hard to beat on a few thousand rows, and a flow that starts at the standard normal
+overfits before it gets there. Starting from the mixture, it has only to learn what is left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from pyro.distributions import constraints
+
+from pyro_flows.density.fitting import Rows
+from pyro_flows.distributions import CorrelatedMixture, Flow, StandardNormal
+from pyro_flows.ops import fit_gaussians
+from pyro_flows.transforms import CholeskyAffine, Layer
+
+# Rows that the mixtures are fitted to, at most: their few numbers need no more.
+MOST_ROWS = 20_000
+
+
+def takes_start(flow: Any, spec: Any) -> bool:
+    """Whether a flow is given a start: one asked for by name, on the standard normal."""
+    return (
+        isinstance(spec, str)
+        and type(flow) is Flow
+        and type(flow.base) is StandardNormal
+        and flow.transform.codomain is constraints.real_vector
+        and flow.transform.domain is constraints.real_vector
+    )
+
+
+def with_start(flow: Flow, components: int) -> Flow:
+    """The flow between a base of so many Gaussians (0: its own) and an affine layer.
+
+    The affine layer is moved by the context, if there is one: a Gaussian regression.
+    """
+    layers = [cast("Layer", layer) for layer in flow.transform.layers]
+    layers.append(CholeskyAffine(flow.dim, flow.context_dim))
+    return Flow(layers, CorrelatedMixture(flow.dim, components) if components else flow.base)
+
+
+@torch.no_grad()
+def find_start(flow: Flow, rows: Rows, held: Rows, candidates: Sequence[int], seed: int) -> Flow:
+    """Whiten the rows; and, without a context, put the best mixture below the flow.
+
+    Args:
+        flow: the identity, or near it.
+        rows: to fit mixtures to.
+        held: rows that say which number of Gaussians is best.
+        candidates: numbers of Gaussians to try; those too many for the rows are left out.
+        seed: of the mixtures' starts.
+    """
+    x = rows.x[:MOST_ROWS].double()
+    fits = []
+    for count in candidates if rows.context is None else ():
+        # A Gaussian of D columns has about D^2 / 2 numbers.
+        if count == 1 or count * flow.dim * (flow.dim + 3) / 2 < len(x):
+            gaussians = fit_gaussians(x, count, seed=seed)
+            fits.append((float(gaussians.log_prob(held.x.double()).mean()), count))
+    best = max(fits)[1] if fits else 0
+    started = with_start(flow, best).to(rows.x)
+    affine = cast("CholeskyAffine", started.transform.layers[-1])
+    covariance = torch.cov(x.T, correction=0).reshape(flow.dim, flow.dim)
+    affine.set(x.mean(0), torch.linalg.cholesky(covariance))
+    started.initialize(rows.x[:MOST_ROWS], _head(rows))
+    return started
+
+
+def _head(rows: Rows) -> Any:
+    return None if rows.context is None else rows.context[:MOST_ROWS]
