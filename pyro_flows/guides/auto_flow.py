@@ -18,7 +18,7 @@ from pyro.infer.autoguide.guides import AutoContinuous, AutoGuide
 from pyro.infer.autoguide.utils import helpful_support_errors
 from pyro.nn.module import PyroModule
 from torch import Tensor
-from torch.distributions import biject_to
+from torch.distributions import biject_to, constraints
 
 from pyro_flows import flows
 from pyro_flows.distributions import Flow, FlowDistribution
@@ -479,5 +479,11 @@ def _build(spec: FlowSpec, dim: int, levels: list[int] | None) -> Flow:
             f"The model has {dim} latent coordinates, so AutoFlow expected a plain flow of "
             f"dim={dim}, but got dim={flow.dim}, context_dim={flow.context_dim}. Pass a name or a "
             "function of dim: AutoFlow(model, flow=lambda dim: [...])."
+        )
+    spaces = {flow.transform.domain, flow.transform.codomain}
+    if spaces != {constraints.real_vector}:
+        raise GuideError(
+            f"AutoFlow expected a flow of real vectors, but got one between {spaces}. Latents of "
+            "other supports are moved there apart; choose a flow such as 'nsf'."
         )
     return flow
