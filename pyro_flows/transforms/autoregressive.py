@@ -24,7 +24,7 @@ from pyro_flows.transforms.elementwise.univariate import (
 
 # Steps are chosen over whole passes in a graph of no more than this depth, or for a batch that
 # needs so many parameters: a step's fixed cost then no longer counts. Measured on a CPU.
-SHALLOW, MANY = 16, 2**15
+SHALLOW, MANY = 16, 2**16
 
 
 class Autoregressive(Layer):
