@@ -154,7 +154,7 @@ def test_a_learned_prior_is_a_coupling_at_the_start_of_a_stage():
         (lambda: Split(3, AffineCoupling(3)), "Split expected a layer of fewer than dim=3 "
          "coordinates, but got one of 3. Use the layer itself where nothing is split off."),
         (lambda: Split(3, Elementwise(2, Sigmoid())), "Split expected a layer of real vectors, "
-         "but got a Elementwise from"),
+         "but got Elementwise from"),
         (lambda: Multiscale([AffineCoupling(3), AffineCoupling(3)]), "Multiscale expected stages "
          "from base to data, each of more coordinates than the one before, but got dims [3, 3]. "
          "Put layers of one size into one stage by Compose."),

@@ -50,7 +50,7 @@ class Split(Layer):
             )
         if any(s is not constraints.real_vector for s in (layer.domain, layer.codomain)):
             raise ShapeError(
-                f"Split expected a layer of real vectors, but got a {type(layer).__name__} from "
+                f"Split expected a layer of real vectors, but got {type(layer).__name__} from "
                 f"{layer.domain} to {layer.codomain}. Put maps of other spaces after it."
             )
         self.layer = layer
