@@ -60,11 +60,9 @@ def rational_quadratic_spline(
         (True, True)
     """
     bins = (params.shape[-1] + 1) // 3
-    # Bounded on both sides: a conditioner far from its data asks for slopes of any size.
-    slopes = soft_clamp(params[..., 2 * bins :], MAX_LOG_SLOPE).exp()
-    slopes = F.pad(slopes, (1, 1), value=1.0)
+    log_slopes = F.pad(params[..., 2 * bins :], (1, 1))
     inside, safe = in_box(x, bound)
-    y, ladj = _in_bins(safe, params, slopes, bound, inverse=inverse)
+    y, ladj = _in_bins(safe, params, log_slopes, bound, inverse=inverse)
     return identity_outside(x, inside, y, ladj)
 
 
@@ -97,23 +95,28 @@ def periodic_rational_quadratic_spline(
         (True, True)
     """
     bins = params.shape[-1] // 3
-    slopes = soft_clamp(params[..., 2 * bins :], MAX_LOG_SLOPE).exp()
-    slopes = torch.cat([slopes, slopes[..., :1]], -1)
-    return _in_bins(x, params, slopes, math.pi, inverse=inverse)
+    log_slopes = params[..., 2 * bins :]
+    log_slopes = torch.cat([log_slopes, log_slopes[..., :1]], -1)
+    return _in_bins(x, params, log_slopes, math.pi, inverse=inverse)
 
 
 def _in_bins(
-    x: Tensor, params: Tensor, slopes: Tensor, bound: float, *, inverse: bool
+    x: Tensor, params: Tensor, log_slopes: Tensor, bound: float, *, inverse: bool
 ) -> tuple[Tensor, Tensor]:
-    """The spline inside its box, given the ``bins + 1`` slopes at its knots."""
-    bins = slopes.shape[-1] - 1
+    """The spline inside its box, given the ``bins + 1`` raw log-slopes at its knots."""
+    bins = log_slopes.shape[-1] - 1
     widths, heights = (
         bin_sizes(params[..., i * bins : (i + 1) * bins], 2 * bound) for i in range(2)
     )
     left, bottom = left_edges(widths, -bound), left_edges(heights, -bound)
     index = bin_of(x, bottom if inverse else left)
     w, x0, h, y0 = (pick(table, index) for table in (widths, left, heights, bottom))
-    d0, d1 = pick(slopes[..., :-1], index), pick(slopes[..., 1:], index)
+    # Bounded on both sides: a conditioner far from its data asks for slopes of any size. Picked
+    # first: two knots matter, and bounding all of them took a quarter of the time.
+    d0, d1 = (
+        soft_clamp(pick(ends, index), MAX_LOG_SLOPE).exp()
+        for ends in (log_slopes[..., :-1], log_slopes[..., 1:])
+    )
     s = h / w
     curvature = d0 + d1 - 2 * s
 
