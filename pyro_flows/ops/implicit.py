@@ -70,8 +70,8 @@ def solve_by_passes(
     Example:
         >>> weight = torch.tensor([[0.0, 0.0], [2.0, 0.0]])
         >>> x, _ = solve_by_passes(lambda x: (1 - x @ weight.T, x), torch.zeros(2), 2)
-        >>> x
-        tensor([ 1., -1.])
+        >>> torch.equal(x, torch.tensor([1.0, -1.0]))
+        True
     """
     latest: list[Tensor] = []
 
