@@ -59,8 +59,8 @@ def find_start(flow: Flow, rows: Rows, held: Rows, candidates: Sequence[int], se
     x = rows.x[:MOST_ROWS].double()
     fits = []
     for count in candidates if rows.context is None else ():
-        # A Gaussian of D columns has about D^2 / 2 numbers.
-        if count == 1 or count * flow.dim * (flow.dim + 3) / 2 < len(x):
+        # Fewer rows to a Gaussian than it has axes, and its covariance would be all ridge.
+        if count == 1 or count * (flow.dim + 1) < len(x):
             gaussians = fit_gaussians(x, count, seed=seed)
             fits.append((float(gaussians.log_prob(held.x.double()).mean()), count))
     best = max(fits)[1] if fits else 0
