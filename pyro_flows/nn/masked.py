@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -66,12 +68,17 @@ class MaskedLinear(nn.Module):
             return self.weight.new_zeros(len(self.weight)) if self.bias is None else self.bias
         return F.linear(context, self.context_weight, self.bias)
 
+    def given(self, context: Tensor | None) -> Callable[[Tensor], Tensor]:
+        """The map of ``x`` alone: the weight masked and the context added up, once."""
+        weight = self.masked_weight()
+        if self.context_weight is None or context is None:
+            return lambda x: F.linear(x, weight, self.bias)
+        shift = F.linear(context, self.context_weight, self.bias)
+        return lambda x: F.linear(x, weight) + shift
+
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Map ``(*, in)`` to ``(*, out)``."""
-        if self.context_weight is None or context is None:
-            return F.linear(x, self.masked_weight(), self.bias)
-        shift = F.linear(context, self.context_weight, self.bias)
-        return F.linear(x, self.masked_weight()) + shift
+        return self.given(context)(x)
 
     def extra_repr(self) -> str:
         """Widths in words, for ``print``."""
@@ -170,19 +177,30 @@ class MaskedMLP(WithDropout):
 
     def forward(self, features: Tensor, context: Tensor | None = None) -> Tensor:
         """Parameters of all coordinates at once."""
+        return self.given(context)(features)
+
+    def given(self, context: Tensor | None) -> Callable[[Tensor], Tensor]:
+        """The map of features alone, for several passes: what they share is computed once."""
         if self.plain is not None:
-            inputs = features[..., 0, :0] if context is None else context
-            flat: Tensor = self.plain(inputs)
-            return flat.unflatten(-1, self.shape)
-        x = features.flatten(-2)
-        h = x
-        for k, linear in enumerate(self.hidden):
-            new = self.drop(self.activation(linear(h, context)))
-            h = h + new if self.residual and k else new
-        y: Tensor = self.last(h, context)
-        if self.shortcut is not None:
-            y = y + self.shortcut(x, context)
-        return y.unflatten(-1, self.shape)
+            return partial(self._constant, self.plain, context)
+        hidden = [cast(MaskedLinear, linear).given(context) for linear in self.hidden]
+        last = self.last.given(context)
+        shortcut = None if self.shortcut is None else self.shortcut.given(context)
+
+        def net(features: Tensor) -> Tensor:
+            x = features.flatten(-2)
+            h = x
+            for k, linear in enumerate(hidden):
+                new = self.drop(self.activation(linear(h)))
+                h = h + new if self.residual and k else new
+            y = last(h) if shortcut is None else last(h) + shortcut(x)
+            return y.unflatten(-1, self.shape)
+
+        return net
+
+    def _constant(self, plain: MLP, context: Tensor | None, features: Tensor) -> Tensor:
+        flat: Tensor = plain(features[..., 0, :0] if context is None else context)
+        return flat.unflatten(-1, self.shape)
 
     def walk(self, context: Tensor | None, batch_shape: torch.Size) -> Walk:
         """Begin to go through the coordinates; see :class:`pyro_flows.nn.walk.Walkable`."""

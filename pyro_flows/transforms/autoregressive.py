@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -182,9 +183,13 @@ class Autoregressive(Layer):
 
     def by_passes(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The inverse as a fixed point of whole passes; arguments and results as of `by_steps`."""
+        # What all passes share, such as masked weights, is computed once where that is offered.
+        given = getattr(self.conditioner, "given", None)
+        params = partial(self.conditioner, context=context) if given is None else given(context)
 
         def step(x: Tensor) -> tuple[Tensor, Tensor]:
-            return self.univariate.inverse_and_ladj(y, self._params(x, context))
+            made = params(self.univariate.features(x)).expand(*x.shape, -1)
+            return self.univariate.inverse_and_ladj(y, made)
 
         start = y
         if self.univariate.domain is not self.univariate.codomain:

@@ -3,8 +3,8 @@
 
 """Run Pyro's own tests on our guide and layers: ``run.py PATH_TO_PYRO [pytest's arguments]``.
 
-Its tests of guides run on ``AutoFlow`` (autoflow_plugin.py), its tests of transforms on every layer
-of the catalogue (layers.py).
+Its tests of guides run on ``AutoFlow`` (autoflow_plugin.py), its tests of transforms on every
+layer of the catalogue (layers.py).
 
 The tests come from a checkout of Pyro's repository and run against the Pyro that is installed,
 with Pyro's own settings: float64, warnings as errors. A temporary folder with links to the

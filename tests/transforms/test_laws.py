@@ -79,7 +79,7 @@ def hold(setting, laws, *, seed=0, times=1.0):
 
 
 def small(entry):
-    """A dim from the middle of those an entry has, where small ones are quick and large ones not."""
+    """The smallest dim above 1 that an entry has: large ones are slow."""
     return min((2, 3, 4, 5, *entry.dims), key=lambda dim: (dim not in entry.dims, dim < 2, dim))
 
 
