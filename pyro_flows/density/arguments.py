@@ -33,7 +33,9 @@ def check_arguments(density: FlowDensity) -> None:
     """Raise DensityError if an argument of the constructor can't be used."""
     for name in ("batch_size", "max_epochs", "num_steps", "patience"):
         value = getattr(density, name)
-        if not (isinstance(value, int) and value >= 1) and (name, value) != ("num_steps", None):
+        if value is None and name in ("num_steps", "patience"):
+            continue
+        if not (isinstance(value, int) and value >= 1):
             raise DensityError(
                 f"FlowDensity expected {name} to be an integer >= 1, but got {value!r}. Leave it "
                 "out for the default."

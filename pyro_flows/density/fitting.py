@@ -46,16 +46,16 @@ class Budget:
         max_epochs: passes over the data, over all cycles.
         num_steps: exactly so many steps, in one cycle.
         max_seconds: time limit.
-        patience: epochs without a new best that end a cycle.
+        patience: looks at the held-out rows without a new best that end a cycle.
     """
 
-    batch_size: int = 256
-    learning_rate: float = 3e-3
+    batch_size: int = 512
+    learning_rate: float = 0.015
     weight_decay: float = 0.0
     max_epochs: int = 1000
     num_steps: int | None = None
     max_seconds: float | None = None
-    patience: int = 20
+    patience: int | None = None
 
     # Epochs of the first cycle; and no cycle shorter than this many steps teaches anything.
     FIRST_EPOCHS = 20
@@ -71,7 +71,7 @@ class Budget:
             min_gain=0.0,
             min_gain_se=1.0,
             score_every=max(epoch, 50),
-            patience=None if self.num_steps else self.patience,
+            patience=self.patience,
             horizon=max(epoch, 50),
             max_seconds=math.inf if self.max_seconds is None else self.max_seconds,
         )

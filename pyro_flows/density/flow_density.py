@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +35,7 @@ from pyro_flows.density.units import Units
 from pyro_flows.errors import NotFittedError
 from pyro_flows.nn import set_dropout
 from pyro_flows.training import Report, Score
+from pyro_flows.training.loop import now
 from pyro_flows.training.randomness import torch_seeded
 
 if TYPE_CHECKING:
@@ -75,7 +75,9 @@ class FlowDensity(Estimator):
         max_epochs: the most passes over the data.
         num_steps: train exactly this many steps; by default until there is no more gain.
         max_seconds: stop after so long. Results then depend on the machine's speed.
-        patience: epochs without a new best on the held-out rows that end a cycle of training.
+        patience: looks at the held-out rows (one an epoch, or every 50 steps) without a new best
+            that end a cycle of training. By default a cycle goes to its end, where the learning
+            rate is small.
         dtype: "float32" or "float64", of the flow. Columns are standardised in float64 anyway.
         device: where to train; by default where the data are.
         progress: show a bar.
@@ -120,14 +122,14 @@ class FlowDensity(Estimator):
         flow_options: Mapping[str, Any] | None = None,
         components: int | Sequence[int] | None = (1, 5, 10, 20, 40),
         holdout: float = 0.1,
-        batch_size: int = 256,
-        learning_rate: float = 3e-3,
+        batch_size: int = 512,
+        learning_rate: float = 0.015,
         dropout: float = 0.1,
         weight_decay: float = 0.0,
         max_epochs: int = 1000,
         num_steps: int | None = None,
         max_seconds: float | None = None,
-        patience: int = 20,
+        patience: int | None = None,
         dtype: str = "float32",
         device: str | None = None,
         progress: bool = True,
@@ -157,7 +159,7 @@ class FlowDensity(Estimator):
             ShapeError, ContextError: wrong shapes.
             DensityError: an argument of the constructor can't be used.
         """
-        started = time.monotonic()
+        started = now()
         check_arguments(self)
         rows = read_rows(x, context)
         names = tables.column_names(x)
@@ -177,11 +179,11 @@ class FlowDensity(Estimator):
             units = Units(
                 columns, context_columns, tables.Kind(x), names, DTYPES[self.dtype], device
             )
-            self._train(units, rows, held)
-        self.seconds_ = time.monotonic() - started
+            self._train(units, rows, held, started)
+        self.seconds_ = now() - started
         return self
 
-    def _train(self, units: Units, rows: Rows, held: Rows) -> None:
+    def _train(self, units: Units, rows: Rows, held: Rows, started: float) -> None:
         """Build the flow, train it, and note what happened."""
         inner, ladj = units.standardise(rows)
         inner_held, held_ladj = units.standardise(held)
@@ -195,7 +197,7 @@ class FlowDensity(Estimator):
             flow.initialize(inner.x, inner.context)
         set_dropout(flow, self.dropout)
         report = maximise_likelihood(
-            flow, inner, inner_held, self._budget(), progress=self.progress
+            flow, inner, inner_held, self._budget(now() - started), progress=self.progress
         )
         score = Score(score_rows(flow, inner_held).to(held_ladj) + held_ladj)
         self._set_units(units)
@@ -212,14 +214,16 @@ class FlowDensity(Estimator):
         if units.names is not None:
             self.feature_names_in_ = units.names
 
-    def _budget(self) -> Budget:
+    def _budget(self, spent: float) -> Budget:
+        """What is left, after so many seconds of preparation."""
+        seconds = None if self.max_seconds is None else max(self.max_seconds - spent, 1e-3)
         return Budget(
             batch_size=self.batch_size,
             learning_rate=self.learning_rate,
             weight_decay=self.weight_decay,
             max_epochs=self.max_epochs,
             num_steps=self.num_steps,
-            max_seconds=self.max_seconds,
+            max_seconds=seconds,
             patience=self.patience,
         )
 

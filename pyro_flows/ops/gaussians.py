@@ -13,6 +13,9 @@ from torch import Tensor
 
 from pyro_flows.ops.clusters import kmeans
 
+# Points taken at once: few enough for their products to stay near the processor.
+CHUNK = 2048
+
 
 @dataclass(frozen=True)
 class Gaussians:
@@ -82,30 +85,67 @@ def fit_gaussians(
     mean = x.mean(0)
     factor = torch.linalg.cholesky(torch.cov(x.T, correction=0).reshape(2 * (x.shape[1],)))
     white = torch.linalg.solve_triangular(factor, (x - mean).T, upper=False).T
-    belongs = torch.nn.functional.one_hot(kmeans(white, count, seed=seed)[1], count).to(white)
-    fitted, before = _maximise(white, belongs, ridge), -math.inf
+    labels = kmeans(white, count, seed=seed)[1]
+    fitted, before = _maximise(*_of_groups(white, labels, count), ridge), -math.inf
     for _ in range(most_passes):
-        joint = fitted.joint(white)
-        total = torch.logsumexp(joint, -1, keepdim=True)
-        now = float(total.mean())
+        now, sizes, sums, products = _expect(white, fitted)
         if now - before < 1e-3:
             break
-        fitted, before = _maximise(white, (joint - total).exp(), ridge), now
+        fitted, before = _maximise(sizes, sums, products, ridge), now
     back = torch.linalg.solve_triangular(factor, torch.eye(len(factor)).to(factor), upper=False)
     # q = (x - mean) factor^-T R, and both factors are upper-triangular.
     root = back.T @ fitted.root
     return Gaussians(fitted.log_weight, mean + fitted.mean @ factor.T, root)
 
 
-def _maximise(x: Tensor, belongs: Tensor, ridge: float) -> Gaussians:
-    """The Gaussians that fit points best, given how much of each belongs to which."""
-    sizes = belongs.sum(0).clamp_min(1e-6)
-    means = belongs.T @ x / sizes.unsqueeze(-1)
-    eye = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
-    roots = []
-    for k in range(len(sizes)):
-        centred = x - means[k]
-        covariance = (centred * belongs[:, k : k + 1]).T @ centred / sizes[k] + ridge * eye
-        factor = torch.linalg.cholesky(covariance)
-        roots.append(torch.linalg.solve_triangular(factor, eye, upper=False).T)
-    return Gaussians(sizes.log() - sizes.sum().log(), means, torch.stack(roots))
+def _pairs(x: Tensor) -> Tensor:
+    """All products of two coordinates, ``(n, D^2)``: both steps are matrix products with them."""
+    return (x.unsqueeze(-1) * x.unsqueeze(-2)).flatten(1)
+
+
+def _of_groups(x: Tensor, labels: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Sizes, sums and sums of products of groups of points."""
+    sizes, sums, products = _zeros(x, count)
+    for part, label in zip(x.split(CHUNK), labels.split(CHUNK), strict=True):
+        belongs = torch.nn.functional.one_hot(label, count).to(x)
+        sizes += belongs.sum(0)
+        sums += belongs.T @ part
+        products += belongs.T @ _pairs(part)
+    return sizes, sums, products
+
+
+def _expect(x: Tensor, g: Gaussians) -> tuple[float, Tensor, Tensor, Tensor]:
+    """Mean log density; and sizes, sums and sums of products, by shares of the components."""
+    sizes, sums, products = _zeros(x, len(g.mean))
+    precision = g.root @ g.root.mT
+    linear = torch.einsum("kde,ke->kd", precision, g.mean)
+    constant = g.joint(torch.zeros_like(x[0]))
+    total = x.new_zeros(())
+    for part in x.split(CHUNK):
+        pairs = _pairs(part)
+        joint = constant + part @ linear.T - 0.5 * pairs @ precision.flatten(1).T
+        log_prob = torch.logsumexp(joint, -1, keepdim=True)
+        share = (joint - log_prob).exp()
+        total = total + log_prob.sum()
+        sizes += share.sum(0)
+        sums += share.T @ part
+        products += share.T @ pairs
+    return float(total) / len(x), sizes, sums, products
+
+
+def _zeros(x: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    dim = x.shape[1]
+    return x.new_zeros(count), x.new_zeros(count, dim), x.new_zeros(count, dim * dim)
+
+
+def _maximise(sizes: Tensor, sums: Tensor, products: Tensor, ridge: float) -> Gaussians:
+    """The Gaussians of those sums."""
+    sizes = sizes.clamp_min(1e-6)
+    means = sums / sizes.unsqueeze(-1)
+    dim = means.shape[-1]
+    eye = torch.eye(dim, dtype=sums.dtype, device=sums.device)
+    second = products.reshape(-1, dim, dim) / sizes.reshape(-1, 1, 1)
+    covariance = second - means.unsqueeze(-1) * means.unsqueeze(-2) + ridge * eye
+    factor = torch.linalg.cholesky(covariance)
+    root = torch.linalg.solve_triangular(factor, eye.expand_as(factor), upper=False).mT
+    return Gaussians(sizes.log() - sizes.sum().log(), means, root)

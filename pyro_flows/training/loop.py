@@ -10,9 +10,9 @@ state on held-out draws. What is trained, it doesn't know.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from time import monotonic as now
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,8 @@ from pyro_flows.training.score import Report, Score
 
 # Steps between looks at the running objective: each look waits for the device.
 LOOK = 50
+
+now = time.monotonic
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ class _Loop:
             diverged = self._cycle(cycle, steps, peak, bar)
             gain, se = self.best.gain_over(before)
             if now() >= self.deadline:
-                self.report.stop_reason = f"the {schedule.max_seconds:g} seconds were used up"
+                self.report.stop_reason = "the time limit was reached"
                 return
             if diverged:
                 self.report.rollbacks += 1

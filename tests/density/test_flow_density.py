@@ -37,7 +37,7 @@ def test_a_linear_flow_finds_the_gaussian():
     g = np.random.default_rng(0)
     mixing = np.array([[3.0, 0.0], [40.0, 30.0]])
     x = np.array([5.0, -200.0]) + g.normal(size=(4000, 2)) @ mixing.T
-    options = {"learning_rate": 0.02, "max_epochs": 20, "progress": False, "dtype": "float64"}
+    options = {"learning_rate": 0.02, "max_epochs": 60, "progress": False, "dtype": "float64"}
     density = FlowDensity(lambda dim: [transforms.CholeskyAffine(dim)], **options).fit(x)
     covariance = mixing @ mixing.T
     truth = dist.MultivariateNormal(
@@ -190,7 +190,7 @@ class TestWhatItFound:
         assert fitted.n_features_in_ == 2
         assert fitted.n_context_in_ == 0
         assert fitted.n_steps_ == 30
-        assert fitted.n_epochs_ == pytest.approx(30 * 256 / 360)
+        assert fitted.n_epochs_ == pytest.approx(30)
         assert fitted.seconds_ > 0
         assert fitted.best_score_se_ > 0
         assert "30 steps" in fitted.stop_reason_
@@ -215,13 +215,13 @@ class TestWhatItFound:
 
     def test_it_stops_when_nothing_is_gained(self):
         x = np.random.default_rng(0).normal(size=(2000, 1))
-        density = FlowDensity("realnvp", max_epochs=4000, progress=False, patience=3).fit(x)
+        density = FlowDensity("realnvp", max_epochs=4000, progress=False).fit(x)
         assert "nats on validation rows" in density.stop_reason_
         assert density.n_epochs_ < 1000
 
     def test_the_time_limit(self):
         density = FlowDensity("realnvp", max_seconds=0.5, progress=False).fit(skewed())
-        assert density.stop_reason_ == "the 0.5 seconds were used up"
+        assert density.stop_reason_ == "the time limit was reached"
         assert density.seconds_ < 5
 
 

@@ -85,7 +85,7 @@ def test_scoring_inside_a_cycle_changes_nothing_of_its_steps():
 def test_time_runs_out_calmly():
     problem, visited = Overfitting(seconds=0.002), []
     report = problem.train(cycles=(10**6,), learning_rate=0.02, max_seconds=0.6)
-    assert report.stop_reason == "the 0.6 seconds were used up"
+    assert report.stop_reason == "the time limit was reached"
     assert 20 < report.steps < 300
     # A step of Adam is as long as the rate: it decays by the clock, though a cycle of a million
     # steps has hardly begun.
