@@ -19,7 +19,8 @@ OPTIONS = {
     "iaf": {},
     "iresnet": {},
     "maf": {},
-    "naf": {"hidden": 3},
+    # Of one layer: the parameters that a conditioner makes of 1e3 let two be flat to rounding.
+    "naf": {"hidden": 3, "depth": 1},
     "ncsf": {"bins": 4},
     "nice": {},
     "nsf": {"bins": 4},
