@@ -211,6 +211,12 @@ class AffineAutoregressive(Autoregressive):
         context_dim: width of the context.
         hidden_dims: widths of the conditioner's hidden layers.
         log_scale_bound: soft bound of the log-scale.
+
+    Example:
+        >>> iaf = transforms.AffineAutoregressive(4, order="reversed")
+        >>> maf = iaf.inv  # scores in one pass, where iaf draws in one
+        >>> maf(torch.randn(5, 4)).shape, iaf(maf(torch.zeros(4))).tolist()
+        (torch.Size([5, 4]), [0.0, 0.0, 0.0, 0.0])
     """
 
     def __init__(
@@ -241,6 +247,11 @@ class SplineAutoregressive(Autoregressive):
         hidden_dims: widths of the conditioner's hidden layers.
         bins: bins of the spline.
         bound: half-width of its box; the identity outside.
+
+    Example:
+        >>> layer = transforms.SplineAutoregressive(4, context_dim=2, bins=4)
+        >>> layer.condition(torch.zeros(5, 2))(torch.randn(5, 4)).shape
+        torch.Size([5, 4])
     """
 
     def __init__(
