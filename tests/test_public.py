@@ -50,7 +50,6 @@ WITHOUT_EXAMPLE = {
 
 # These should have one, and don't yet.
 WITHOUT_EXAMPLE |= {
-    "Univariate",
     "save_netcdf",
 }
 WITHOUT = [["testing"], ["ops"], ["nn"]]  # for authors of layers

@@ -27,6 +27,18 @@ class RootFinding(Univariate):
     Cost of the inverse: typically 4 to 10 evaluations of the map; 28 where operations are
     recorded (``torch.compile``, ``vmap``). Where scoring matters more than sampling, run the
     layer backwards (``layer.inv``).
+
+    Example:
+        >>> class Cubic(transforms.RootFinding):
+        ...     "y = x + a^2 x^3: simple, but not linear far away, as a layer should be."
+        ...     num_parameters = 1
+        ...     def function(self, params):
+        ...         a2 = params[..., 0] ** 2
+        ...         return lambda x: (x + a2 * x**3, torch.log1p(3 * a2 * x**2))
+        >>> layer = transforms.Coupling(4, Cubic())
+        >>> x = torch.randn(5, 4)
+        >>> torch.allclose(layer.inv(layer(x)), x, atol=1e-6)
+        True
     """
 
     @abstractmethod

@@ -30,6 +30,18 @@ class Univariate(ABC):
 
     ``features`` is how conditioners see a number of this space: the number itself, or, on the
     circle, its cosine and sine.
+
+    Example:
+        >>> class Scale(transforms.Univariate):
+        ...     num_parameters = 1
+        ...     def forward_and_ladj(self, x, params):
+        ...         log_scale = params[..., 0].tanh().expand(x.shape)
+        ...         return x * log_scale.exp(), log_scale
+        ...     def inverse_and_ladj(self, y, params):
+        ...         log_scale = params[..., 0].tanh().expand(y.shape)
+        ...         return y * (-log_scale).exp(), -log_scale
+        >>> transforms.Autoregressive(3, Scale(), context_dim=2).depth
+        3
     """
 
     domain: Any = constraints.real
