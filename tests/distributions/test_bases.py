@@ -471,9 +471,7 @@ def test_resampled_learns_a_hole():
 
 
 def test_resampled_errors():
-    with pytest.raises(
-        OptionError, match="expected truncation >= 2 and draws >= 2, but"
-    ):
+    with pytest.raises(OptionError, match="expected truncation >= 2 and draws >= 2, but"):
         ResampledBase(2, truncation=1)
 
 
