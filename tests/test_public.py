@@ -128,6 +128,12 @@ def test_arguments_are_documented(room, name):
         assert [n for n in names if not re.search(rf"\b{n}\b", doc)] == []
 
 
+def test_every_layer_is_on_the_reference_page():
+    page = (ROOT / "docs" / "reference" / "transforms.md").read_text()
+    shown = re.findall(r"auto(?:class|function):: pyro_flows\.transforms\.(\w+)", page)
+    assert sorted(shown) == sorted(pyro_flows.transforms.__all__)
+
+
 def test_users_names_are_at_the_root():
     assert {"AutoFlow", "FlowVI", "Posterior", "Flow", "warm_start"} <= set(pyro_flows.__all__)
 
