@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -73,8 +74,10 @@ class LipschitzMLP(nn.Module):
     def affines(self, context: Tensor | None = None) -> list[Affine]:
         """Normalised weight and bias of each layer, for several calls of :func:`push`."""
         share = self.lipschitz ** (1 / len(self.linears))
-        weights = [linear.get_parameter("weight") for linear in self.linears]
-        biases: list[Tensor] = [linear.get_parameter("bias") for linear in self.linears]
+        # Attributes, not get_parameter, which refuses what functional_call puts in their place.
+        linears = cast("list[nn.Linear]", list(self.linears))
+        weights: list[Tensor] = [linear.weight for linear in linears]
+        biases: list[Tensor] = [linear.bias for linear in linears]
         if self.context_net is not None and context is not None:
             moves = self.context_net(context).split([b.shape[0] for b in biases], -1)
             biases = [b + move for b, move in zip(biases, moves, strict=True)]

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -57,15 +58,15 @@ class VectorField(nn.Module):
         Written out rather than left to forward-mode autograd, so that gradients of every order,
         ``vmap`` and compilers find plain tensor operations.
         """
-        *hidden, last = (m for m in self.net.linears)
+        *hidden, last = cast("list[nn.Linear]", list(self.net.linears))
         x = self._inputs(t, z, context)
         h, rows = x, F.pad(tangents, (0, x.shape[-1] - self.dim))
         for linear in hidden:
             h = torch.tanh(linear(h))
-            rows = F.linear(rows, linear.get_parameter("weight"))
+            rows = F.linear(rows, linear.weight)
             rows = rows * (1 - h * h).unsqueeze(-2)
         width = h.shape[-1]
-        value, rows = last(h) / width, F.linear(rows, last.get_parameter("weight")) / width
+        value, rows = last(h) / width, F.linear(rows, last.weight) / width
         if self.net.shortcut is not None:
             weight = self.net.shortcut.weight
             value = value + SHORTCUT * self.net.shortcut(x)
