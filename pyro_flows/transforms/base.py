@@ -29,6 +29,13 @@ def vector_of(constraint: Any) -> Any:
     return constraints.independent(constraint, 1)
 
 
+def is_real(constraint: Any) -> bool:
+    """Whether a constraint, of numbers or of vectors, holds for all of them."""
+    while hasattr(constraint, "base_constraint"):  # of vectors, and of mixtures
+        constraint = constraint.base_constraint
+    return constraint is constraints.real
+
+
 def impossible_outside(transform: Transform, y: Tensor, ladj: Tensor) -> Tensor:
     """``ladj`` of the forward map, and inf where ``y`` isn't in the codomain.
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from pyro_flows.errors import ShapeError
 from pyro_flows.nn import MLP
 from pyro_flows.ops import alternating_masks
-from pyro_flows.transforms.base import Layer, vector_of
+from pyro_flows.transforms.base import Layer, is_real, vector_of
 from pyro_flows.transforms.elementwise.univariate import (
     Affine,
     RationalQuadraticSpline,
@@ -174,17 +174,25 @@ class Coupling(Layer):
             )
         return kept, moved, params.unflatten(-1, sizes)
 
+    def _total(self, kept: Tensor, ladj: Tensor) -> Tensor:
+        """The sum over moved coordinates; -inf where a kept one lies outside its space."""
+        total = ladj.sum(-1)
+        if is_real(self.univariate.domain):
+            return total
+        outside = ~(self.univariate.domain.check(kept) | kept.isnan()).all(-1) & ~total.isnan()
+        return torch.where(outside, torch.full_like(total, -torch.inf), total)
+
     def forward_and_ladj(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Move the masked coordinates."""
         kept, moved, params = self._split(x, context)
         moved, ladj = self.univariate.forward_and_ladj(moved, params)
-        return self._join(kept, moved), ladj.sum(-1)
+        return self._join(kept, moved), self._total(kept, ladj)
 
     def inverse_and_ladj(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Move them back; the kept coordinates give the same parameters."""
         kept, moved, params = self._split(y, context)
         moved, ladj = self.univariate.inverse_and_ladj(moved, params)
-        return self._join(kept, moved), ladj.sum(-1)
+        return self._join(kept, moved), self._total(kept, ladj)
 
     def extra_repr(self) -> str:
         """Sizes and univariate, for ``print``."""

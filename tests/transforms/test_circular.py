@@ -80,6 +80,20 @@ def test_angles_outside_have_no_density(univariate):
 
 
 @every
+@pytest.mark.parametrize("where", [0, 1])
+def test_in_a_coupling_kept_angles_outside_have_no_density_either(univariate, where):
+    layer = randomise(Coupling(2, univariate, hidden_dims=(8,)))
+    x = torch.zeros(5, 2)
+    x[:, where] = torch.tensor([4.0, -7.0, 1e20, math.inf, -math.inf])
+    for run in (layer.forward_and_ladj, layer.inverse_and_ladj):
+        y, ladj = run(x)
+        assert (ladj == -math.inf).all()
+        assert not y.isnan().any()
+        y, ladj = run(torch.tensor([[4.0, math.nan], [math.nan, 4.0]]))
+        assert (y.sum(-1) + ladj).isnan().all()
+
+
+@every
 @pytest.mark.parametrize("scheme", [Coupling, Autoregressive])
 def test_what_depends_on_an_angle_has_no_seam(univariate, scheme):
     layer = randomise(scheme(2, univariate, hidden_dims=(8,)))

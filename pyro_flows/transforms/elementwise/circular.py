@@ -40,6 +40,7 @@ class _Circular(Univariate):
 
     def features(self, x: Tensor) -> Tensor:
         """Cosine and sine of the angles, shape ``(*, D, 2)``."""
+        x = confine(x, ~x.isinf(), 0.0)  # no angle: it has no density, and must not make NaN
         return torch.stack([x.cos(), x.sin()], -1)
 
     def _move(self, x: Tensor, params: Tensor, *, inverse: bool) -> tuple[Tensor, Tensor]:
