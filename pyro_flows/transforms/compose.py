@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, cast
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch.distributions import Transform
 
 from pyro_flows.errors import ShapeError
-from pyro_flows.transforms.base import Layer
+from pyro_flows.transforms.base import Layer, is_real
 
 
 class Compose(Layer):
@@ -23,6 +24,12 @@ class Compose(Layer):
 
     Args:
         layers: layers of one ``dim``; all ``context_dim`` are equal or 0.
+
+    Raises:
+        ShapeError: no layers, different sizes, or one that takes part of the real line after one
+            that gives all of it.
+
+    Cost: the sum of the layers', in both directions.
 
     Example:
         >>> flow = transforms.Compose([transforms.AffineCoupling(3), transforms.Permute(3)])
@@ -46,6 +53,14 @@ class Compose(Layer):
                 f"but got dims {sorted(dims)} and context_dims {sorted(contexts)}. "
                 "Build all layers with the same sizes."
             )
+        for first, second in pairwise(layers):
+            if is_real(first.codomain) and not is_real(second.domain):
+                raise ShapeError(
+                    f"Compose expected each layer to take what the one before it gives, but "
+                    f"{type(first).__name__} gives all real vectors and {type(second).__name__} "
+                    f"takes {second.domain}. Put a layer onto that space between, such as "
+                    "Elementwise(dim, Sigmoid()), or leave one out."
+                )
         super().__init__(dims.pop(), contexts.pop() if contexts else 0)
         self.layers = nn.ModuleList(layers)
 

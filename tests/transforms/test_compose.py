@@ -15,11 +15,14 @@ from pyro_flows.transforms import (
     AffineCoupling,
     Chain,
     CholeskyAffine,
+    CircularSpline,
     Compose,
+    Coupling,
     Elementwise,
     Permute,
     RationalQuadraticSpline,
     Shift,
+    Sigmoid,
 )
 
 
@@ -62,6 +65,18 @@ def test_sizes_must_agree(layers, text):
         Compose(layers)
     assert str(caught.value).startswith("Compose expected at least one layer, one common dim")
     assert str(caught.value).endswith("Build all layers with the same sizes.")
+
+
+def test_spaces_must_agree():
+    circle, squash = Coupling(2, CircularSpline()), Elementwise(2, Sigmoid())
+    for layers in ([AffineCoupling(2), circle], [Permute(2), squash.inv]):
+        with pytest.raises(ShapeError) as caught:
+            Compose(layers)
+        name = type(layers[0]).__name__
+        assert f"but {name} gives all real vectors and" in str(caught.value)
+        assert "Put a layer onto that space between" in str(caught.value)
+    assert Compose([circle, circle]).domain.check(torch.tensor([0.0, 3.0]))
+    assert Compose([squash, squash.inv])(torch.zeros(2)).abs().max() < 1e-6
 
 
 def test_only_layers_compose():
