@@ -20,6 +20,7 @@ from pyro_flows.distributions.base import Base, StandardNormal
 from pyro_flows.distributions.event import event_size, flattened, shaped, unflattened
 from pyro_flows.errors import ContextError, NoRsampleError, ShapeError
 from pyro_flows.transforms import Compose, Layer
+from pyro_flows.transforms.base import is_real
 
 
 class Flow(nn.Module):
@@ -67,6 +68,23 @@ class Flow(nn.Module):
                 f"context_dim of the layers, but got {self.base} for layers of "
                 f"context_dim={self.transform.context_dim}. Build both with the same sizes."
             )
+        if isinstance(self.base, Base) and not self.base.context_dim:
+            self._check_space(self.base(None))
+
+    def _check_space(self, base: dist.TorchDistribution) -> None:
+        """Raise if the base's draws may fall where the layers have no density: log q is inf there.
+
+        A base that takes a context is known only when there is one. Of transformed ones the
+        support isn't known: torch takes that of the last transform alone.
+        """
+        domain = self.transform.domain
+        known = isinstance(self.base, Base) and not isinstance(base, dist.TransformedDistribution)
+        if known and not is_real(domain) and is_real(base.support):
+            raise ShapeError(
+                f"Flow expected a base on {domain}, which its first layer takes, but got "
+                f"{type(self.base).__name__}, which is spread over all real vectors. Give "
+                "base=UniformBox(dim, low, high), or put a layer onto that space first."
+            )
 
     @property
     def _base_context_dim(self) -> int:
@@ -89,7 +107,13 @@ class Flow(nn.Module):
                 f"This flow expected a context of shape (..., {self.context_dim}), but got none. "
                 "Call flow(context)."
             )
+        if context is not None and isinstance(self.base, Base) and not self.context_dim:
+            raise ContextError(
+                f"This flow takes no context, but got one of shape {tuple(context.shape)}. Build "
+                f"it with context_dim={context.shape[-1]}, or leave the context out."
+            )
         base = self.base(context)
+        self._check_space(base)
         inner = self._layers_context(context)
         return FlowDistribution(base, self.transform, inner, event_shape=self.event_shape)
 
@@ -184,7 +208,13 @@ class FlowDistribution(dist.TorchDistribution):
 
     def _push(self, x: Tensor) -> tuple[Tensor, Tensor]:
         value, ladj = self.transform.forward_and_ladj(x, self.context)
-        return unflattened(value, self.event_shape), self.base.log_prob(x) - ladj
+        return unflattened(value, self.event_shape), self._score_base(x) - ladj
+
+    def _score_base(self, x: Tensor) -> Tensor:
+        if x.numel() == 0:  # Pyro can't sum over the event of nothing
+            return x.sum(-1).expand(torch.broadcast_shapes(x.shape[:-1], self.base.batch_shape))
+        log_prob: Tensor = self.base.log_prob(x)
+        return log_prob
 
     def _keep(self, value: Tensor, log_prob: Tensor) -> Tensor:
         self._memo = (value, value._version, torch.is_grad_enabled(), log_prob)
@@ -211,7 +241,7 @@ class FlowDistribution(dist.TorchDistribution):
                 return log_prob
         vector = flattened(value, self.event_shape)
         x, ladj = self.transform.inverse_and_ladj(vector, self.context)
-        return self.base.log_prob(x) + ladj
+        return self._score_base(x) + ladj
 
     def expand(
         self, batch_shape: torch.Size | Sequence[int], _instance: Any = None

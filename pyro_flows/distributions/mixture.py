@@ -106,6 +106,11 @@ class FlowMixture(nn.Module):
                 f"This mixture expected a context of shape (..., {self.context_dim}), but got "
                 "none. Call mixture(context)."
             )
+        if context is not None and not self.context_dim:
+            raise ContextError(
+                f"This mixture takes no context, but got one of shape {tuple(context.shape)}. "
+                f"Build its flows with context_dim={context.shape[-1]}, or leave it out."
+            )
         parts = [flow(context if flow.context_dim else None) for flow in self._parts()]
         log_weights = self.tensors(context)["logit"].log_softmax(-1)
         return FlowMixtureDistribution(parts, log_weights)

@@ -14,9 +14,25 @@ import torch
 from pyro.infer import MCMC, NUTS, SVI, RenyiELBO, Trace_ELBO
 from pyro.infer.autoguide import AutoNormal
 
-from pyro_flows.distributions import Flow, StandardNormal
+from pyro_flows.distributions import (
+    Flow,
+    GaussianMixture,
+    ResampledBase,
+    StandardNormal,
+    StudentT,
+    UniformBox,
+)
 from pyro_flows.errors import ContextError, ShapeError
-from pyro_flows.transforms import AffineCoupling, CholeskyAffine, Permute, SplineCoupling
+from pyro_flows.transforms import (
+    AffineCoupling,
+    CholeskyAffine,
+    CircularSpline,
+    Coupling,
+    Elementwise,
+    Permute,
+    Sigmoid,
+    SplineCoupling,
+)
 
 
 def randomise(flow, scale=0.3):
@@ -110,10 +126,42 @@ def test_missing_and_unexpected_context():
     text = "This flow expected a context of shape (..., 2), but got none. Call flow(context)."
     with pytest.raises(ContextError, match=re.escape(text)):
         make(context_dim=2)()
-    with pytest.raises(ContextError, match="was built with context_dim=0, but got a context"):
-        make()(torch.zeros(2)).log_prob(torch.zeros(3))
+    text = "This flow takes no context, but got one of shape (5, 2). Build it with context_dim=2"
+    with pytest.raises(ContextError, match=re.escape(text)):
+        make()(torch.zeros(5, 2))
     with pytest.raises(ShapeError, match=re.escape("expected values of shape (..., 3), but got")):
         make().log_prob(torch.zeros(4))
+
+
+@pytest.mark.parametrize("base", [None, StudentT(2), GaussianMixture(2), ResampledBase(2)])
+@pytest.mark.parametrize(
+    "layer", [Coupling(2, CircularSpline()), Elementwise(2, Sigmoid()).inv], ids=repr
+)
+def test_a_base_that_is_wider_than_the_domain_is_refused(layer, base):
+    text = "Flow expected a base on .*Interval.*, which its first layer takes, but got"
+    with pytest.raises(ShapeError, match=text) as caught:
+        Flow([layer], base)
+    assert "Give base=UniformBox(dim, low, high), or put a layer onto" in str(caught.value)
+
+
+def test_a_conditional_base_that_is_wider_than_the_domain_is_refused():
+    layer = Coupling(2, CircularSpline(), context_dim=3)
+    flow = Flow([layer], StudentT(2, context_dim=3))
+    with pytest.raises(ShapeError, match="Flow expected a base on .* but got StudentT, which is"):
+        flow(torch.zeros(3))
+    assert Flow([layer], UniformBox(2))(torch.zeros(3)).rsample_and_log_prob()[1].isfinite()
+
+
+@pytest.mark.parametrize("context_dim", [0, 2])
+def test_no_values_have_no_scores(context_dim):
+    context = torch.zeros(5, 2) if context_dim else None
+    batch = (5,) if context_dim else ()
+    d = make(context_dim=context_dim)(context)
+    assert d.log_prob(torch.zeros(0, *batch, 3)).shape == (0, *batch)
+    value, score = d.rsample_and_log_prob((4, 0))
+    assert value.shape == (4, 0, *batch, 3)
+    assert score.shape == (4, 0, *batch)
+    assert d.expand((2, *batch)).sample((0,)).shape == (0, 2, *batch, 3)
 
 
 def test_no_inverse_when_the_own_draw_is_scored(monkeypatch):

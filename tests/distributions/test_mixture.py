@@ -268,5 +268,8 @@ def test_errors():
         FlowMixture([at(0.0), at(1.0)], conditional_weights=True)
     with pytest.raises(ContextError, match="This mixture expected a context of shape"):
         make(2)()
+    text = "This mixture takes no context, but got one of shape (4, 2). Build its flows with"
+    with pytest.raises(ContextError, match=re.escape(text)):
+        make()(torch.zeros(4, 2))
     with pytest.raises(DataError, match="one at least for each group"):
         FlowMixture([at(0.0), at(1.0)]).initialize(torch.zeros(1, 1))
