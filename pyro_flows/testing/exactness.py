@@ -135,10 +135,50 @@ def finite(case: Case) -> None:
             )
 
 
-def _all_finite(layer: Layer, pair: Pair, x: Tensor) -> bool:
+def knows_its_space(case: Case) -> None:
+    """Outside a bounded space ladj is -inf, and nothing is NaN; in every space NaN stays NaN."""
+    layer, context = case.layer(), case.one_context()
+    for name, pair in directions(layer, context).items():
+        inside = case.values(1, into=name).reshape(-1, case.dim)[0]
+        for number in _beyond(case, name):
+            x = _with_one_at(inside, number)
+            y, ladj = pair(x)
+            case.require(
+                (ladj == -torch.inf).all() and not y.isnan().any(),
+                f"Where a coordinate is {number:g}, outside {case.space(name)}, the {name} ladj "
+                f"should be -inf and no value NaN, but they are {ladj.min():.3g} ... "
+                f"{ladj.max():.3g} and {y.flatten()[:3].tolist()} ...",
+            )
+            case.require(
+                number.isinf() or _all_finite(layer, pair, x, but_ladj=True),
+                f"Where a coordinate is {number:g}, outside {case.space(name)}, the {name} value "
+                "or a gradient of it or of ladj is not finite.",
+            )
+        y, _ = pair(_with_one_at(inside, inside.new_tensor(torch.nan)))
+        case.require(
+            y.isnan().any(-1).all(),
+            f"Where a coordinate is NaN the {name} value should have NaN, but has none.",
+        )
+
+
+def _beyond(case: Case, direction: str) -> Tensor:
+    """Numbers outside of the space that a direction takes; none where it is the real line."""
+    sizes = torch.tensor([0.5, 1.5, 4.0, 1e3, 1e15, torch.inf], dtype=case.dtype)
+    numbers = torch.cat([sizes, -sizes])
+    return numbers[~case.space(direction).check(numbers.unsqueeze(-1))]
+
+
+def _with_one_at(x: Tensor, number: Tensor) -> Tensor:
+    """Copies of ``x`` with a number at the first, middle and last place, and one of it alone."""
+    last = len(x) - 1
+    places = torch.arange(len(x)) == torch.tensor([[0], [last // 2], [last]])
+    return torch.where(torch.cat([places, places[:1] | True]), number, x)
+
+
+def _all_finite(layer: Layer, pair: Pair, x: Tensor, *, but_ladj: bool = False) -> bool:
     x = x.clone().requires_grad_()
     y, ladj = pair(x)
-    found = [y, ladj]
+    found = [y] if but_ladj else [y, ladj]
     if y.requires_grad:
         inputs = [x, *(p for p in layer.parameters() if p.numel())]
         found += torch.autograd.grad(y.sum() + ladj.sum(), inputs, allow_unused=True)

@@ -21,6 +21,7 @@ LAWS: dict[str, Callable[[Case], str | None]] = {
     "float32": exactness.float32,
     "reaches_far": exactness.reaches_far,
     "finite": exactness.finite,
+    "knows_its_space": exactness.knows_its_space,
     "integrates_to_one": density.integrates_to_one,
     "samples_follow_density": density.samples_follow_density,
     "scores_its_samples": density.scores_its_samples,

@@ -14,7 +14,7 @@ from functools import partial
 
 import pyro.optim.clipped_adam
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyro_flows.testing.case import Case, Pair, directions, double, in_double
 from pyro_flows.testing.gradients import NO_PARAMETERS
@@ -44,7 +44,10 @@ def never_stale(case: Case) -> str | None:
 
 
 def copies_are_faithful(case: Case) -> None:
-    """After use, deepcopy, pickle and a state dict loaded into a new layer give the same map."""
+    """After use, deepcopy, pickle and a state dict loaded into a new layer give the same map.
+
+    So does a new layer whose parameters ``torch.func.functional_call`` replaces by plain tensors.
+    """
     layer, context, x = case.layer(), case.context(), case.values(4)
     before = _everything(case, layer, x, context)
     y = case.values(4, into="inverse").requires_grad_()
@@ -62,6 +65,30 @@ def copies_are_faithful(case: Case) -> None:
         case.require(
             not any(p.data_ptr() in shared for p in new.parameters() if p.numel()),
             f"The {what} should have its own parameters, but shares the original's.",
+        )
+    _require_replaceable(case, layer)
+
+
+class _BothWays(nn.Module):
+    def __init__(self, layer: Layer) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor, y: Tensor, context: Tensor | None) -> tuple[Tensor, ...]:
+        return (
+            *self.layer.forward_and_ladj(x, context),
+            *self.layer.inverse_and_ladj(y, context),
+        )
+
+
+def _require_replaceable(case: Case, layer: Layer) -> None:
+    args = case.values(4), case.values(4, into="inverse"), case.context()
+    named = [*layer.named_parameters(), *layer.named_buffers()]
+    tensors = {f"layer.{name}": t.detach().clone() for name, t in named}
+    replaced = torch.func.functional_call(_BothWays(case.fresh()), tensors, args)
+    for got, expected in zip(replaced, _BothWays(layer)(*args), strict=True):
+        case.require_close(
+            got, expected, 1e5 * case.eps, "by functional_call the answer", "the original's"
         )
 
 

@@ -21,6 +21,7 @@ from pyro_flows.transforms import (
     Layer,
     Permute,
     Shift,
+    Sigmoid,
 )
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -181,6 +182,29 @@ class Overflows(Scale):
         return y, ladj + 0 * (x**20).sum(-1)
 
 
+class ForgetsNaN(Scale):
+    def forward_and_ladj(self, x, context=None):
+        return super().forward_and_ladj(x.nan_to_num(), context)
+
+
+class Clamps(Elementwise):
+    """Moves what lies outside its space into it, and gives it a density."""
+
+    def __init__(self, dim):
+        super().__init__(dim, Sigmoid())
+
+    def inverse_and_ladj(self, y, context=None):
+        return super().inverse_and_ladj(y.clamp(1e-6, 1 - 1e-6), context)
+
+
+class AsksForParameters(Scale):
+    """Works with what ``torch.nn.Module.get_parameter`` finds only."""
+
+    def forward_and_ladj(self, x, context=None):
+        self.get_parameter("s")
+        return super().forward_and_ladj(x, context)
+
+
 class Unused(Scale):
     def __init__(self, dim, context_dim=0):
         super().__init__(dim, context_dim)
@@ -283,6 +307,9 @@ BREAKS = {
     WrongLogDet: "log_det",
     Saturated: "reaches_far",
     Overflows: "finite",
+    ForgetsNaN: "knows_its_space",
+    Clamps: "knows_its_space",
+    AsksForParameters: "copies_are_faithful",
     Unused: "parameters_get_gradients",
     Detached: "gradients_are_right",
     UniformWeights: "weighted_gradients",
