@@ -100,7 +100,7 @@ def unaf(
         >>> flow.log_prob(torch.zeros(5, 3)).shape
         torch.Size([5])
     """
-    univariate = MonotonicNetwork(hidden, bound)
+    univariate = MonotonicNetwork(hidden, bound, nodes=max(48, int(10 * bound)))
     stack = autoregressions(dim, univariate, context_dim, layers, hidden_dims, fast, order, linear)
     return Flow(stack)
 

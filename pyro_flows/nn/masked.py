@@ -136,6 +136,11 @@ class MaskedMLP(WithDropout):
                 "MaskedMLP expected hidden layers of one width where residual=True, but got "
                 f"hidden_dims={tuple(hidden_dims)}. Give equal widths, or residual=False."
             )
+        if min(hidden_dims, default=1) < 1:
+            raise ShapeError(
+                f"MaskedMLP expected hidden layers of at least one unit, but got hidden_dims="
+                f"{tuple(hidden_dims)}. Give (64, 64), say, or () for a linear map."
+            )
         self.activation, self.residual = activation, residual
         generation = generations(adjacency)
         self.starts = in_generations(self, generation)

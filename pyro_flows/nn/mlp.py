@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from pyro_flows.errors import ShapeError
 from pyro_flows.nn.dropout import WithDropout
 
 # The share of the linear shortcut: its weights see whole coordinates, not averages of features,
@@ -56,6 +57,11 @@ class MLP(WithDropout):
             self.linears = nn.ModuleList()
             self.shortcut = None
             return
+        if min(hidden_dims, default=1) < 1:
+            raise ShapeError(
+                f"MLP expected hidden layers of at least one unit, but got hidden_dims="
+                f"{tuple(hidden_dims)}. Give (64, 64), say, or () for a linear map."
+            )
         widths = [in_dim, *hidden_dims, out_dim]
         linears = [nn.Linear(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True)]
         nn.init.zeros_(linears[-1].weight)

@@ -34,7 +34,7 @@ def alternating_masks(dim: int, count: int, *, seed: int = 0) -> Tensor:
         (True, [3, 2, 3, 2])
     """
     generator = torch.Generator(device="cpu").manual_seed(7919 * seed + dim)
-    masks = []
+    masks = [torch.zeros(0, dim, dtype=torch.bool, device="cpu")]
     for pair in range((count + 1) // 2):
         # The first pair splits by halves; order carries meaning in many models (location sites
         # before scale sites), and later pairs mix at random.
@@ -44,8 +44,8 @@ def alternating_masks(dim: int, count: int, *, seed: int = 0) -> Tensor:
             order = torch.randperm(dim, generator=generator, device="cpu")
         mask = torch.zeros(dim, dtype=torch.bool, device="cpu")
         mask[order[dim // 2 :]] = True
-        masks += [mask, ~mask]
-    return torch.stack(masks[:count])
+        masks.append(torch.stack([mask, ~mask]))
+    return torch.cat(masks)[:count]
 
 
 def channel_mask(shape: Sequence[int], *, parity: int = 0) -> Tensor:

@@ -51,7 +51,7 @@ class Autoregressive(Layer):
         seed: of the random order.
 
     Raises:
-        ShapeError: a cycle, or an order that is none.
+        ShapeError: a cycle, an order that is none, or a univariate without parameters.
 
     Cost: forwards one pass of the conditioner. Backwards the depth of the graph counts, ``dim``
     for an order. A conditioner that can be walked (:class:`~pyro_flows.nn.Walkable`; the default
@@ -97,6 +97,11 @@ class Autoregressive(Layer):
     ) -> None:
         super().__init__(dim, context_dim)
         self.univariate = univariate
+        if univariate.num_parameters == 0:
+            raise ShapeError(
+                f"{type(self).__name__} has nothing to decide: {univariate} has no parameters. "
+                "Use Elementwise, or a Chain with a univariate that has some."
+            )
         if adjacency is None:
             adjacency = order_adjacency(dim, order, seed=seed)
         elif adjacency.shape != (dim, dim):

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pyro_flows.errors import ShapeError
 from pyro_flows.ops import leaky_tanh, soft_clamp
+from pyro_flows.transforms.elementwise.options import require_within
 from pyro_flows.transforms.elementwise.univariate import Univariate
 
 
@@ -90,6 +91,9 @@ class PReLU(Univariate):
     log_slope_bound: float = 3.0
 
     num_parameters = 1
+
+    def __post_init__(self) -> None:
+        require_within(self, log_slope_bound=(1e-3, 50))
 
     def forward_and_ladj(self, x: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
         """Scale negative numbers."""

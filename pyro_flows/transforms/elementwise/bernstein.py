@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pyro_flows.ops import bernstein_basis, linear_tails, soft_clamp
+from pyro_flows.transforms.elementwise.options import require_within
 from pyro_flows.transforms.elementwise.root_finding import Monotone, RootFinding
 
 MAX_LOG_SLOPE = math.log(1e3)
@@ -47,6 +48,10 @@ class Bernstein(RootFinding):
 
     degree: int = 12
     bound: float = 5.0
+
+    def __post_init__(self) -> None:
+        # Binomials of a higher degree are no float32.
+        require_within(self, degree=(1, 100), bound=(1e-3, 1e6))
 
     @property
     def num_parameters(self) -> int:

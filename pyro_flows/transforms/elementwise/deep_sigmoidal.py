@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pyro_flows.ops import logit_of_mixture, soft_clamp
 from pyro_flows.transforms.elementwise.mixture_cdf import SPREAD, logistic_start, spread_offsets
+from pyro_flows.transforms.elementwise.options import require_within
 from pyro_flows.transforms.elementwise.root_finding import Monotone, RootFinding
 
 MAX_OFFSET = 10.0
@@ -56,6 +57,9 @@ class DeepSigmoidal(RootFinding):
 
     hidden: int = 8
     layers: int = 2
+
+    def __post_init__(self) -> None:
+        require_within(self, hidden=(1, 1000), layers=(1, 100))
 
     @property
     def num_parameters(self) -> int:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pyro_flows.ops import linear_tails, logit_of_mixture, probit_of_mixture, soft_clamp
+from pyro_flows.transforms.elementwise.options import require_within
 from pyro_flows.transforms.elementwise.root_finding import Monotone, RootFinding
 
 MAX_LOCATION = 5.0
@@ -49,6 +50,9 @@ class MixtureCDF(RootFinding):
     """
 
     components: int = 8
+
+    def __post_init__(self) -> None:
+        require_within(self, components=(1, 1000))
 
     @property
     def num_parameters(self) -> int:

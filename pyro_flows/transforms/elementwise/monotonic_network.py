@@ -5,17 +5,22 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from pyro_flows.errors import OptionError
 from pyro_flows.ops import gauss_legendre, linear_tails, soft_clamp
+from pyro_flows.transforms.elementwise.options import require_within
 from pyro_flows.transforms.elementwise.root_finding import Monotone, RootFinding
 
 # Bounds of the integrand: with them the quadrature's error is known (see the docstring).
 MAX_STEEPNESS = 2.0
 MAX_LOG_SLOPE = 4.0
 MAX_OFFSET = 2.0
+# The least per unit of the bound: the error then is below 1e-6 at any parameters.
+NODES = 8
 
 
 @dataclass(frozen=True)
@@ -30,13 +35,16 @@ class MonotonicNetwork(RootFinding):
     Args:
         hidden: number of hidden units.
         bound: half-width of the box; values are best whitened first.
-        nodes: nodes of the Gauss-Legendre quadrature on ``[0, x]``.
+        nodes: nodes of the Gauss-Legendre quadrature on ``[0, x]``, at least ``8 * bound``.
 
     Parameters per element: ``3 hidden + 2``.
 
     The quadrature's error is that of the log-derivative, ``log g(x)``, as a derivative of the
     computed ``y``: at the default ``nodes`` and ``bound`` below 1e-9 at parameters of size 1 or
     2, and below 1e-6 at any. It grows with ``bound`` and falls fast with ``nodes``.
+
+    Raises:
+        OptionError: too few nodes for the bound, or an option out of its range.
 
     Cost: ``nodes + 1`` evaluations of the network forwards; a root (see :class:`RootFinding`)
     backwards: the dearest univariate. Choose it where the map must be smooth and is not made of
@@ -60,6 +68,13 @@ class MonotonicNetwork(RootFinding):
     )
 
     def __post_init__(self) -> None:
+        require_within(self, hidden=(1, 1000), bound=(1e-3, 100), nodes=(8, 1000))
+        if self.nodes < NODES * self.bound:
+            raise OptionError(
+                f"MonotonicNetwork expected nodes >= {NODES} * bound, since with fewer its log-"
+                f"derivatives are wrong, but got nodes={self.nodes} and bound={self.bound}. Give "
+                f"nodes={math.ceil(2 * NODES * self.bound)}, or whiten values for a smaller bound."
+            )
         object.__setattr__(self, "rule", gauss_legendre(self.nodes))
 
     @property

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pyro_flows.ops import linear_tails, soft_clamp
+from pyro_flows.transforms.elementwise.options import require_within
 from pyro_flows.transforms.elementwise.univariate import Univariate
 
 MAX_SKEW = 2.0
@@ -48,6 +49,10 @@ class SinhArcsinh(Univariate):
     bound: float = 100.0
 
     num_parameters = 2
+
+    def __post_init__(self) -> None:
+        # Its fourth power, times a few, is a float32.
+        require_within(self, bound=(1, 1e4))
 
     def forward_and_ladj(self, x: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
         """Power and skew on the scale of asinh."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from pyro_flows.ops import gauss_legendre, linear_tails, powers, soft_clamp
+from pyro_flows.transforms.elementwise.options import require_within
 from pyro_flows.transforms.elementwise.root_finding import Monotone, RootFinding
 
 FLOOR = 1e-3
@@ -57,6 +58,7 @@ class SumOfSquares(RootFinding):
     weights: tuple[float, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        require_within(self, polynomials=(1, 1000), degree=(0, 50), bound=(1e-3, 1e6))
         nodes, weights = gauss_legendre(self.degree + 1)
         object.__setattr__(self, "nodes", nodes)
         object.__setattr__(self, "weights", weights)

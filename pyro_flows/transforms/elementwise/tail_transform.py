@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pyro_flows.ops import linear_tails, log_normal_cdf, normal_quantile_of_log
+from pyro_flows.transforms.elementwise.options import require_within
 from pyro_flows.transforms.elementwise.univariate import Univariate
 
 # Slope 1 at 0.
@@ -55,6 +56,12 @@ class TailTransform(Univariate):
     bound: float = 8.0
 
     num_parameters = 2
+
+    def __post_init__(self) -> None:
+        require_within(self, heaviest=(0.01, 2))
+        # exp(heaviest bound^2 / 2), what the map reaches, is a float32.
+        require_within(self, bound=(1, (150 / self.heaviest) ** 0.5))
+        require_within(self, start=(1.01 * MIN_INDEX, 0.99 * self.heaviest))
 
     def forward_and_ladj(self, x: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
         """Survival of a normal, to the power ``-h``."""

@@ -19,6 +19,7 @@ from torch.distributions import constraints
 
 from pyro_flows.errors import ShapeError
 from pyro_flows.ops import rational_quadratic_spline, soft_clamp
+from pyro_flows.transforms.elementwise.options import require_within
 
 
 class Univariate(ABC):
@@ -120,6 +121,10 @@ class Affine(Univariate):
 
     num_parameters = 2
 
+    def __post_init__(self) -> None:
+        # exp(50) times a value is a float32 still.
+        require_within(self, log_scale_bound=(1e-3, 50))
+
     def forward_and_ladj(self, x: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
         """Scale, then shift."""
         shift, raw = params.unbind(-1)
@@ -161,6 +166,10 @@ class RationalQuadraticSpline(Univariate):
 
     bins: int = 8
     bound: float = 5.0
+
+    def __post_init__(self) -> None:
+        # Bins have a smallest share of the box, a thousandth.
+        require_within(self, bins=(1, 500), bound=(1e-3, 1e6))
 
     @property
     def num_parameters(self) -> int:
