@@ -35,6 +35,9 @@ class Flow(nn.Module):
 
     Shapes: the distribution has that event shape and the batch shape of the context.
 
+    Cost: ``rsample`` is one forward pass of the layers, which scores the draw on the way;
+    ``log_prob`` of other values is one inverse pass.
+
     A distribution shares the flow's parameters: make a new one (``flow()``) after they change.
 
     Example:

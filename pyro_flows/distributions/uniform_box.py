@@ -28,6 +28,7 @@ class UniformBox(Base):
 
     The base of flows on the circle (:func:`pyro_flows.flows.ncsf`), where it is the one
     distribution with no direction. Draws carry gradients (none, the edges being fixed).
+    Cost: O(dim).
 
     Reference: Rezende et al., Normalizing flows on tori and spheres, 2020, arXiv:2002.02428.
 

@@ -190,7 +190,10 @@ class Layer(TransformModule, ConditionalTransformModule):
 
 
 class Inverse(Layer):
-    """A layer run backwards; itself a layer, with the same parameters.
+    """A layer run backwards, ``y = layer^-1(x)``; itself a layer, with the same parameters.
+
+    Made by ``layer.inv``. Cost: the layer's, the directions exchanged: choose it where the layer's
+    slow direction should be the seldom one, as MAF is to IAF.
 
     Example:
         >>> layer = transforms.AffineCoupling(4)

@@ -20,7 +20,9 @@ from pyro_flows.transforms.base import Layer, is_real
 class Compose(Layer):
     """Apply layers in order, first to last; log-determinants add up.
 
-    Plain and conditional layers mix: the context goes to those that take one.
+    ``y = layers[-1](... layers[0](x))``. Plain and conditional layers mix: the context goes to
+    those that take one. :class:`pyro_flows.distributions.Flow` makes one of its layers; choose it
+    by yourself to use a stack as one layer.
 
     Args:
         layers: layers of one ``dim``; all ``context_dim`` are equal or 0.

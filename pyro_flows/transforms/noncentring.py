@@ -35,6 +35,9 @@ class NonCentring(Layer):
 
     Cost: forward, one evaluation of ``prior`` per level; inverse, one. At ``c = 1`` none.
 
+    When to choose it: as the last layer of a guide for a hierarchical model; ``AutoFlow`` puts it
+    there by itself where the model has levels.
+
     Reference: Gorinova et al., Automatic Reparameterisation of Probabilistic Programs, 2020,
     https://arxiv.org/abs/1906.03028
 

@@ -72,7 +72,7 @@ class PReLU(Univariate):
     """``y = x`` above zero, ``exp(s) x`` below, with the log-slope ``s`` softly bounded.
 
     What :class:`LeakyReLU` is, with a slope that is learned, or decided by a conditioner. The
-    cheapest univariate that bends.
+    cheapest univariate that bends; choose it where that counts, and a kink does no harm.
 
     Args:
         log_slope_bound: bound of ``|s|``.

@@ -19,14 +19,18 @@ from pyro_flows.transforms.elementwise.univariate import Univariate
 class Elementwise(Layer):
     """Map each coordinate by a univariate with its own (or context-made) parameters.
 
+    ``y[i] = univariate(x[i]; params[i])``.
+
     Args:
         dim: number of coordinates.
         univariate: for example ``RationalQuadraticSpline()``.
         context_dim: with a context the parameters come from a network of it.
         hidden_dims: widths of that network.
 
-    Cost: one evaluation of the univariate in both directions. The one layer that makes sense at
-    ``dim=1`` without context.
+    Cost: one evaluation of the univariate in both directions. Choose it for one coordinate, for
+    marginal shapes between layers that mix coordinates, and as a last layer onto a bounded space.
+
+    Reference: that of the univariate.
 
     Example:
         >>> layer = transforms.Elementwise(1, transforms.RationalQuadraticSpline(bins=16))

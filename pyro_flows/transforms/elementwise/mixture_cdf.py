@@ -130,6 +130,8 @@ class Gaussianization(MixtureCDF):
 
     Cost: a sum over the components and one quantile forwards; a root (see :class:`RootFinding`)
     backwards. Backwards (``layer.inv``), with a normal base, a density is exactly the mixture.
+    Choose it between rotations, as Gaussianization flows do; with heavier tails
+    :class:`LogisticMixture`.
 
     Reference: Meng et al., Gaussianization Flows, 2020, https://arxiv.org/abs/2003.01941
 
