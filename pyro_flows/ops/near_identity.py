@@ -149,6 +149,7 @@ def _newton(function: Mapping, y: Tensor, start: Tensor, recorded: int) -> Tenso
     unit = torch.maximum(y.abs(), start.abs()).amax(-1, keepdim=True).clamp_min(1)
     kept, excess = start, torch.full_like(y, torch.inf)  # the best point so far, and f - y there
     before, settled = _size(excess), y.isnan().any(-1, keepdim=True)
+    far = torch.ones_like(unit)  # how much larger than the unit the best point is
     trial, plain = start, torch.ones_like(settled)
     for _ in range(recorded if recording else MOST):
         value, jacobian = function(trial)
@@ -156,8 +157,10 @@ def _newton(function: Mapping, y: Tensor, start: Tensor, recorded: int) -> Tenso
         after = _size(new / unit)
         better = (after < before) | (plain & ~settled)
         # Close enough; or at the floor of rounding, no closer by what should have squared it.
-        floor = (before <= 1e3 * eps) & (2 * after >= before)
-        settled = settled | (after <= 4 * eps) | floor
+        reach = (trial.abs() / unit).amax(-1, keepdim=True).clamp_min(1)
+        floor = (before <= 1e3 * eps * far) & (2 * after >= before)
+        settled = settled | (after <= 4 * eps * reach) | floor
+        far = torch.where(better, reach, far)
         kept, excess = torch.where(better, trial, kept), torch.where(better, new, excess)
         before = torch.where(better, after, before)
         if not recording and bool(settled.all()):
@@ -166,7 +169,7 @@ def _newton(function: Mapping, y: Tensor, start: Tensor, recorded: int) -> Tenso
         plain = ~better | ~step.isfinite().all(-1, keepdim=True)
         trial = torch.where(plain, kept - excess, step)
     if not recording and not bool(settled.all()):
-        _require_converged(before, y)
+        _require_converged(before / far, y)
     return torch.where(y.isnan().any(-1, keepdim=True), y, kept)
 
 

@@ -270,3 +270,18 @@ def test_exact_determinants_are_exact_under_the_steepest_weights():
     ladj = layer.forward_and_ladj(x)[1]
     expected = torch.linalg.slogdet(jacobian(layer.forward_and_ladj, x))[1]
     assert torch.allclose(ladj, expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("mode", ["exact", "stochastic"])
+def test_contexts_of_any_size_are_inverted(mode, dtype):
+    """They move values by as much, and rounding is relative to where values came from."""
+    case = Case(
+        lambda d, c: ContractiveResidual(d, c, hidden_dims=(8, 8), log_det=mode), 3, 2, dtype=dtype
+    )
+    layer, y = case.layer(), case.values(16)
+    for size in (1.0, 1e3, 1e6, 1e10):
+        context = size * case.context(16)
+        x = layer.inverse_and_ladj(y, context)[0]
+        error = (layer.forward_and_ladj(x, context)[0] - y).abs().amax(-1)
+        assert (error <= 100 * case.eps * x.abs().amax(-1).clamp_min(1)).all()
