@@ -234,7 +234,11 @@ class FlowDistribution(dist.TorchDistribution):
     @torch.no_grad()
     def sample(self, sample_shape: torch.Size | Sequence[int] = torch.Size()) -> Tensor:
         """Draw without gradients, shape ``(*sample_shape, *batch_shape, *event_shape)``."""
-        return self._keep(*self._push(self.base.sample(torch.Size(sample_shape))))
+        shape = torch.Size(sample_shape)
+        if 0 in shape:  # a mixture can't choose among nothing
+            one = self.base.sample()
+            return self._keep(*self._push(one.expand(*shape, *one.shape)))
+        return self._keep(*self._push(self.base.sample(shape)))
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log density; one inverse pass, or none for the value that was just drawn here."""

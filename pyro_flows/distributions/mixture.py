@@ -18,6 +18,7 @@ from pyro_flows.distributions.flow import Flow, FlowDistribution
 from pyro_flows.errors import ContextError, ShapeError
 from pyro_flows.nn import Parameters
 from pyro_flows.ops import kmeans
+from pyro_flows.transforms.base import is_real
 
 
 class FlowMixture(nn.Module):
@@ -68,6 +69,12 @@ class FlowMixture(nn.Module):
                 "FlowMixture expected at least one flow, one common event_shape and one common "
                 f"context_dim, but got event_shapes {sorted(shapes)} and context_dims "
                 f"{sorted(contexts)}. Build all flows with the same sizes."
+            )
+        if len({is_real(flow.transform.codomain) for flow in self._parts()}) > 1:
+            spaces = [str(flow.transform.codomain) for flow in self._parts()]
+            raise ShapeError(
+                f"FlowMixture expected flows of values of one space, but got {spaces}. Put a "
+                "layer onto the bounded space last in the others too."
             )
         self.event_shape = torch.Size(shapes.pop())
         self.dim = self.event_shape.numel()
@@ -188,6 +195,8 @@ class FlowMixtureDistribution(dist.TorchDistribution):
     def sample(self, sample_shape: torch.Size | Sequence[int] = torch.Size()) -> Tensor:
         """Draw without gradients: one draw from every flow, of which one is taken."""
         shape = torch.Size(sample_shape)
+        if 0 in shape:  # torch can't choose among nothing
+            return self.components[0].sample(shape)
         choice = dist.Categorical(logits=self.log_weights, validate_args=False).sample(shape)
         draws = torch.stack([c.sample(shape) for c in self.components], -1)
         axes = (1,) * (len(self.event_shape) + 1)

@@ -15,6 +15,7 @@ from pyro.infer import MCMC, NUTS
 
 from pyro_flows.distributions import Flow, FlowMixture, GaussianMixture
 from pyro_flows.errors import ContextError, DataError, NoRsampleError, ShapeError
+from pyro_flows.flows import ncsf
 from pyro_flows.transforms import AffineCoupling, CholeskyAffine, SplineCoupling
 
 
@@ -253,6 +254,14 @@ def test_printed():
     assert repr(make()()) == text
 
 
+def test_no_draws():
+    assert make()().sample((0, 4)).shape == (0, 4, 2)
+    parts = [Flow([CholeskyAffine(2)], GaussianMixture(2, components=3)) for _ in range(2)]
+    d = FlowMixture(parts)()
+    assert d.sample((0,)).shape == (0, 2)
+    assert d.log_prob(d.sample((0,))).shape == (0,)
+
+
 def test_errors():
     text = r"one common event_shape .* got event_shapes \[\(1,\), \(2,\)\]"
     with pytest.raises(ShapeError, match=text):
@@ -264,6 +273,8 @@ def test_errors():
         FlowMixture([at(0.0), at(1.0)], [1.0])
     with pytest.raises(ShapeError, match="positive weights"):
         FlowMixture([at(0.0), at(1.0)], [1.0, 0.0])
+    with pytest.raises(ShapeError, match="expected flows of values of one space, but got .*Inter"):
+        FlowMixture([at(0.0), ncsf(1)])
     with pytest.raises(ContextError, match="since conditional_weights=True, but got plain ones"):
         FlowMixture([at(0.0), at(1.0)], conditional_weights=True)
     with pytest.raises(ContextError, match="This mixture expected a context of shape"):
