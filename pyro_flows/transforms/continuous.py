@@ -280,5 +280,5 @@ def _require_known(option: str, got: str, known: Sequence[str]) -> None:
     if got not in known:
         raise OptionError(
             f"ContinuousFlow expected {option} to be one of {', '.join(known)}, but got {got!r}. "
-            f"The default is {known[-1] if option == 'solver' else known[0]!r}."
+            f"The default is {'rk4' if option == 'solver' else known[0]!r}."
         )
