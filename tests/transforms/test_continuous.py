@@ -203,7 +203,8 @@ def test_adaptive_solvers(log_det):
     [
         (
             {"solver": "rk5"},
-            "one of euler, midpoint, rk4, dopri5, dopri8, bosh3, but got 'rk5'. The default is 'rk4'.",
+            "solver to be one of euler, midpoint, rk4, dopri5, dopri8, bosh3, but got 'rk5'. The "
+            "default is 'rk4'.",
         ),
         ({"log_det": "trace"}, "log_det to be one of exact, stochastic, but got 'trace'."),
         ({"steps": 0}, "at least 1 step, but got steps=0. 8 is usual."),
