@@ -70,7 +70,9 @@ class FlowDensity(Estimator):
         holdout: share of the rows held out, if ``fit`` isn't given a validation set.
         batch_size: rows a step.
         learning_rate: peak learning rate.
-        dropout: share of the conditioners' hidden units that are dropped in training.
+        dropout: share of the conditioners' hidden units that are dropped in training. 0 by
+            default: the state that is best on the held-out rows is kept anyway, and on five real
+            sets a share of 0.1 cost more than it gained.
         weight_decay: decay of the flow's matrices.
         max_epochs: the most passes over the data.
         num_steps: train exactly this many steps; by default until there is no more gain.
@@ -124,7 +126,7 @@ class FlowDensity(Estimator):
         holdout: float = 0.1,
         batch_size: int = 512,
         learning_rate: float = 0.015,
-        dropout: float = 0.1,
+        dropout: float = 0.0,
         weight_decay: float = 0.0,
         max_epochs: int = 1000,
         num_steps: int | None = None,

@@ -94,11 +94,11 @@ def nsf(
     dim: int,
     context_dim: int = 0,
     *,
-    layers: int = 6,
-    hidden_dims: Sequence[int] = (64, 64),
+    layers: int = 10,
+    hidden_dims: Sequence[int] = (32, 32),
     bins: int = 8,
     bound: float = 5.0,
-    linear: Linear = None,
+    linear: Linear = "plu",
 ) -> Flow:
     """Rational-quadratic spline couplings.
 
@@ -110,10 +110,10 @@ def nsf(
         bins: bins of each spline.
         bound: half-width of its box, the identity outside.
         linear: a layer on the data side of each coupling: ``"plu"``, as the paper has it,
-            another name, or a function of ``dim``.
+            another name, a function of ``dim``, or None.
 
     Example:
-        >>> flow = flows.nsf(3, layers=4, linear="plu")
+        >>> flow = flows.nsf(3, layers=4, bins=16)
         >>> flow.log_prob(torch.zeros(5, 3)).shape
         torch.Size([5])
     """
