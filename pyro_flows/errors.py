@@ -7,6 +7,7 @@
 
     PyroFlowsError(Exception)
     ├── ShapeError(ValueError)          a tensor or a layer has the wrong width
+    ├── DtypeError(TypeError)           values of another dtype than the flow's parameters
     ├── ContextError(ValueError)        context missing, unexpected, or of the wrong width
     ├── OptionError(ValueError)         an option was given a value that makes no sense
     ├── UnknownFlowError(KeyError)      no flow is registered under that name
@@ -35,6 +36,10 @@ class PyroFlowsError(Exception):
 
 class ShapeError(PyroFlowsError, ValueError):
     """A tensor or a layer has the wrong width or number of dimensions."""
+
+
+class DtypeError(PyroFlowsError, TypeError):
+    """Values have another dtype than the parameters they meet."""
 
 
 class ContextError(PyroFlowsError, ValueError):

@@ -18,7 +18,7 @@ from torch.distributions.transforms import ReshapeTransform
 
 from pyro_flows.distributions.base import Base, StandardNormal
 from pyro_flows.distributions.event import event_size, flattened, shaped, unflattened
-from pyro_flows.errors import ContextError, NoRsampleError, ShapeError
+from pyro_flows.errors import ContextError, DtypeError, NoRsampleError, ShapeError
 from pyro_flows.transforms import Compose, Layer
 from pyro_flows.transforms.base import is_real
 
@@ -56,6 +56,11 @@ class Flow(nn.Module):
         event_shape: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
+        if isinstance(layers, Layer):
+            raise ShapeError(
+                f"Flow expected a list of layers, but got one {type(layers).__name__}. Pass "
+                "[layer]."
+            )
         self.transform = Compose(layers)
         self.event_shape = event_size(event_shape, self.transform.dim)
         self.base = base if base is not None else StandardNormal(self.transform.dim)
@@ -246,9 +251,21 @@ class FlowDistribution(dist.TorchDistribution):
             kept, version, grad, log_prob = self._memo
             if value is kept and value._version == version and grad == torch.is_grad_enabled():
                 return log_prob
+        self._check_dtype(value)
         vector = flattened(value, self.event_shape)
         x, ladj = self.transform.inverse_and_ladj(vector, self.context)
         return self._score_base(x) + ladj
+
+    def _check_dtype(self, value: Tensor) -> None:
+        """Raise where a matrix product of the layers would, but say what to do."""
+        parameter = next(self.transform.parameters(), None)
+        if parameter is not None and value.dtype != parameter.dtype:
+            name = str(parameter.dtype).removeprefix("torch.")
+            raise DtypeError(
+                f"log_prob expected values of dtype {name}, as the flow's parameters have, but "
+                f"got {str(value.dtype).removeprefix('torch.')}. Convert one of them: "
+                f"value.to({parameter.dtype}), or flow.double() for float64."
+            )
 
     def expand(
         self, batch_shape: torch.Size | Sequence[int], _instance: Any = None

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.distributions import biject_to, constraints
 
 from pyro_flows.transforms import Layer
+from pyro_flows.transforms.base import is_real
 
 Make = Callable[[int, int], Layer]
 Pair = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -183,11 +184,6 @@ class Case:
             f"{expected.flatten()[worst]:.10g}: the error {error.flatten()[worst]:.1e} "
             f"is above {tolerance:.1e}.",
         )
-
-
-def is_real(space: Any) -> bool:
-    """Whether a constraint is that of real vectors."""
-    return _of_one_number(space) is constraints.real
 
 
 def _of_one_number(space: Any) -> Any:

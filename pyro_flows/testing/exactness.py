@@ -14,10 +14,10 @@ from pyro_flows.testing.case import (
     directions,
     double,
     in_double,
-    is_real,
     jacobian,
 )
 from pyro_flows.transforms import Layer
+from pyro_flows.transforms.base import is_real
 
 ROUND_TRIP = 100  # times eps times the local condition
 LADJ = {torch.float64: 1e-8, torch.float32: 1e-4}

@@ -22,7 +22,7 @@ from pyro_flows.distributions import (
     StudentT,
     UniformBox,
 )
-from pyro_flows.errors import ContextError, ShapeError
+from pyro_flows.errors import ContextError, DtypeError, ShapeError
 from pyro_flows.transforms import (
     AffineCoupling,
     CholeskyAffine,
@@ -375,3 +375,22 @@ def test_as_likelihood_is_trained():
     svi = SVI(model, lambda: None, pyro.optim.ClippedAdam({"lr": 0.05}), Trace_ELBO())
     losses = [svi.step() for _ in range(80)]
     assert losses[-1] < losses[0] - 200
+
+
+def test_values_of_another_dtype_are_refused_in_words():
+    flow = Flow([AffineCoupling(2)]).float()
+    for value, got in (
+        (torch.zeros(3, 2).double(), "float64"),
+        (torch.zeros(3, 2).int(), "int32"),
+    ):
+        with pytest.raises(DtypeError) as caught:
+            flow.log_prob(value)
+        assert str(caught.value) == (
+            "log_prob expected values of dtype float32, as the flow's parameters have, but got "
+            f"{got}. Convert one of them: value.to(torch.float32), or flow.double() for float64."
+        )
+
+
+def test_one_layer_is_no_list():
+    with pytest.raises(ShapeError, match=r"a list of layers, but got one AffineCoupling\. Pass"):
+        Flow(AffineCoupling(2))
