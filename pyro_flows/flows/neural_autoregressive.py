@@ -29,7 +29,7 @@ def naf(
     layers: int = 3,
     hidden_dims: Sequence[int] = (64, 64),
     hidden: int = 8,
-    depth: int = 2,
+    depth: int = 1,
     fast: str = "density",
     order: str = "reversed",
     linear: Linear = None,
@@ -42,7 +42,8 @@ def naf(
         layers: number of layers.
         hidden_dims: widths of each conditioner's hidden layers.
         hidden: sigmoids in each layer of the network that moves a coordinate.
-        depth: layers of that network.
+        depth: layers of that network; 2 or more make the paper's dense variant, which can be so
+            flat that values of 1e3 are inverted to few digits.
         fast: the direction that takes one pass, ``"density"`` or ``"sampling"``; the other takes
             ``dim`` steps with roots.
         order: ``"reversed"`` or ``"random"``, as layers follow one another.

@@ -20,7 +20,7 @@ OPTIONS = {
     "iresnet": {},
     "maf": {},
     # Of one layer: the parameters that a conditioner makes of 1e3 let two be flat to rounding.
-    "naf": {"hidden": 3, "depth": 1},
+    "naf": {"hidden": 3},
     "ncsf": {"bins": 4},
     "nice": {},
     "nsf": {"bins": 4},
