@@ -19,7 +19,6 @@ OPTIONS = {
     "iaf": {},
     "iresnet": {},
     "maf": {},
-    # Of one layer: the parameters that a conditioner makes of 1e3 let two be flat to rounding.
     "naf": {"hidden": 3},
     "ncsf": {"bins": 4},
     "nice": {},
