@@ -17,7 +17,7 @@ from pyro.distributions import constraints
 
 from pyro_flows.density.fitting import Rows
 from pyro_flows.distributions import CorrelatedMixture, Flow, StandardNormal
-from pyro_flows.ops import fit_gaussians
+from pyro_flows.ops import factor_covariance, fit_gaussians
 from pyro_flows.transforms import CholeskyAffine, Layer
 
 # Rows that the mixtures are fitted to, at most: their few numbers need no more.
@@ -60,14 +60,13 @@ def find_start(flow: Flow, rows: Rows, held: Rows, candidates: Sequence[int], se
     fits = []
     for count in candidates if rows.context is None else ():
         # Fewer rows to a Gaussian than it has axes, and its covariance would be all ridge.
-        if count == 1 or count * (flow.dim + 1) < len(x):
+        if count * (flow.dim + 1) < len(x):
             gaussians = fit_gaussians(x, count, seed=seed)
             fits.append((float(gaussians.log_prob(held.x.double()).mean()), count))
     best = max(fits)[1] if fits else 0
     started = with_start(flow, best).to(rows.x)
     affine = cast("CholeskyAffine", started.transform.layers[-1])
-    covariance = torch.cov(x.T, correction=0).reshape(flow.dim, flow.dim)
-    affine.set(x.mean(0), torch.linalg.cholesky(covariance))
+    affine.set(x.mean(0), factor_covariance(x))
     started.initialize(rows.x[:MOST_ROWS], _head(rows))
     return started
 

@@ -16,6 +16,9 @@ from pyro_flows.distributions.base import Base
 from pyro_flows.errors import ShapeError
 from pyro_flows.ops import Gaussians, fit_gaussians
 
+# Numbers of matrices gathered at once in sampling.
+MOST_NUMBERS = 1 << 24
+
 
 class CorrelatedMixture(Base):
     """A mixture of Gaussians with full covariances, all trained.
@@ -117,8 +120,13 @@ class _Mixture(dist.TorchDistribution):
             torch.eye(g.mean.shape[-1], dtype=g.mean.dtype, device=g.mean.device),
             upper=True,
         )
-        x = g.mean[chosen] + (noise.unsqueeze(-2) @ inverse[chosen]).squeeze(-2)
-        return x.reshape(*shape, g.mean.shape[-1])
+        # A matrix for each draw: of wide ones few at once.
+        chunk = max(1, MOST_NUMBERS // inverse[0].numel())
+        parts = [
+            g.mean[k] + (e.unsqueeze(-2) @ inverse[k]).squeeze(-2)
+            for k, e in zip(chosen.split(chunk), noise.split(chunk), strict=True)
+        ]
+        return torch.cat(parts).reshape(*shape, g.mean.shape[-1])
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> _Mixture:
         return _Mixture(self.gaussians, torch.Size(batch_shape))

@@ -13,7 +13,7 @@ from pyro_flows.ops.circle import (
     wrap,
 )
 from pyro_flows.ops.clusters import kmeans
-from pyro_flows.ops.gaussians import Gaussians, fit_gaussians
+from pyro_flows.ops.gaussians import Gaussians, factor_covariance, fit_gaussians
 from pyro_flows.ops.implicit import implicit_fixed_point, solve_by_passes
 from pyro_flows.ops.linear_rational_splines import (
     linear_rational_spline,
@@ -76,6 +76,7 @@ __all__ = [
     "cosines",
     "cubic_spline",
     "elu_squash",
+    "factor_covariance",
     "fit_gaussians",
     "fixed_point",
     "gauss_legendre",

@@ -13,8 +13,10 @@ from torch import Tensor
 
 from pyro_flows.ops.clusters import kmeans
 
-# Points taken at once: few enough for their products to stay near the processor.
+# Points taken at once: few enough for their products to stay near the processor; and of many
+# columns fewer, so that the products never take more than this many numbers.
 CHUNK = 2048
+MOST_PRODUCTS = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ def fit_gaussians(
     # All in coordinates where the whole has the identity as covariance: the ridge then means the
     # same whatever the scales and correlations.
     mean = x.mean(0)
-    factor = torch.linalg.cholesky(torch.cov(x.T, correction=0).reshape(2 * (x.shape[1],)))
+    factor = factor_covariance(x)
     white = torch.linalg.solve_triangular(factor, (x - mean).T, upper=False).T
     labels = kmeans(white, count, seed=seed)[1]
     fitted, before = _maximise(*_of_groups(white, labels, count), ridge), -math.inf
@@ -98,6 +100,28 @@ def fit_gaussians(
     return Gaussians(fitted.log_weight, mean + fitted.mean @ factor.T, root)
 
 
+def factor_covariance(x: Tensor) -> Tensor:
+    """Lower-triangular ``L`` with ``L L^T`` the covariance of points ``(n, D)``.
+
+    Where they don't span the space (columns that are sums of others, or too few points) there is
+    no such ``L`` that can be inverted: a share of the columns' mean variance is added then, next
+    to nothing for columns that depend on one another, all of it for too few points.
+
+    Example:
+        >>> x = torch.randn(100, 1).expand(100, 2)
+        >>> bool((factor_covariance(x).diagonal() > 0).all())
+        True
+    """
+    count, dim = x.shape
+    covariance = torch.cov(x.T, correction=0).reshape(dim, dim)
+    factor, failed = torch.linalg.cholesky_ex(covariance)
+    if not bool(failed):
+        return factor
+    share = 1e-6 if count > dim + 1 else 1.0
+    ridge = share * covariance.diagonal().mean() * torch.eye(dim).to(covariance)
+    return torch.linalg.cholesky(covariance + ridge)
+
+
 def _pairs(x: Tensor) -> Tensor:
     """All products of two coordinates, ``(n, D^2)``: both steps are matrix products with them."""
     return (x.unsqueeze(-1) * x.unsqueeze(-2)).flatten(1)
@@ -106,7 +130,8 @@ def _pairs(x: Tensor) -> Tensor:
 def _of_groups(x: Tensor, labels: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
     """Sizes, sums and sums of products of groups of points."""
     sizes, sums, products = _zeros(x, count)
-    for part, label in zip(x.split(CHUNK), labels.split(CHUNK), strict=True):
+    chunk = _chunk(x)
+    for part, label in zip(x.split(chunk), labels.split(chunk), strict=True):
         belongs = torch.nn.functional.one_hot(label, count).to(x)
         sizes += belongs.sum(0)
         sums += belongs.T @ part
@@ -121,7 +146,7 @@ def _expect(x: Tensor, g: Gaussians) -> tuple[float, Tensor, Tensor, Tensor]:
     linear = torch.einsum("kde,ke->kd", precision, g.mean)
     constant = g.joint(torch.zeros_like(x[0]))
     total = x.new_zeros(())
-    for part in x.split(CHUNK):
+    for part in x.split(_chunk(x)):
         pairs = _pairs(part)
         joint = constant + part @ linear.T - 0.5 * pairs @ precision.flatten(1).T
         log_prob = torch.logsumexp(joint, -1, keepdim=True)
@@ -131,6 +156,10 @@ def _expect(x: Tensor, g: Gaussians) -> tuple[float, Tensor, Tensor, Tensor]:
         sums += share.T @ part
         products += share.T @ pairs
     return float(total) / len(x), sizes, sums, products
+
+
+def _chunk(x: Tensor) -> int:
+    return max(1, min(CHUNK, MOST_PRODUCTS // x.shape[1] ** 2))
 
 
 def _zeros(x: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -95,3 +95,12 @@ def test_dropout_is_set():
     shares = {m.dropout for m in density.flow_.modules() if hasattr(m, "dropout")}
     assert shares == {0.3}
     assert not density.flow_.training
+
+
+@pytest.mark.parametrize("name", ["nsf", "maf"])
+def test_it_starts_on_fewer_rows_than_columns(name):
+    x = np.random.default_rng(0).normal(size=(40, 50))
+    density = FlowDensity(name, **QUICK).fit(x)
+    assert np.isfinite(density.score_samples(x)).all()
+    # Not far below independent normals, though 36 rows don't span 50 columns.
+    assert density.best_score_ > -1.419 * 50 - 30

@@ -9,7 +9,7 @@ from torch.distributions import Categorical, MixtureSameFamily, MultivariateNorm
 
 from pyro_flows.distributions import CorrelatedMixture, Flow
 from pyro_flows.errors import ShapeError
-from pyro_flows.ops import Gaussians, fit_gaussians
+from pyro_flows.ops import Gaussians, factor_covariance, fit_gaussians, gaussians
 from pyro_flows.transforms import AffineCoupling
 
 
@@ -56,6 +56,31 @@ def test_the_fit_rises_with_components_and_follows_the_units():
     units = torch.tensor([1000.0, 1e-3])
     scaled = fit_gaussians(x * units, 3).log_prob(x * units).mean() + units.log().sum()
     torch.testing.assert_close(scaled, fits[2])
+
+
+@pytest.mark.parametrize("rows", [300, 12], ids=["dependent columns", "fewer rows than columns"])
+def test_points_that_do_not_span_the_space(rows):
+    x = torch.randn(rows, 10, generator=torch.Generator().manual_seed(0))
+    x = torch.cat([x, x[:, :5]], -1).double()
+    for count in (1, 3):
+        assert torch.isfinite(fit_gaussians(x, count).log_prob(x)).all()
+    factor = factor_covariance(x)
+    gap = factor @ factor.T - torch.cov(x.T, correction=0)
+    assert gap.abs().max() < (1e-5 if rows > 15 else 2.0)
+
+
+@pytest.mark.parametrize("count", [1, 4, 9])
+def test_more_gaussians_than_distinct_points(count):
+    x = torch.tensor([[0.0, 0.0], [1.0, 5.0], [2.0, 0.0]]).repeat(20, 1)
+    assert torch.isfinite(fit_gaussians(x, count).log_prob(x)).all()
+
+
+def test_many_columns_are_taken_few_rows_at_once(monkeypatch):
+    sizes = []
+    pairs = gaussians._pairs
+    monkeypatch.setattr(gaussians, "_pairs", lambda x: sizes.append(pairs(x).numel()) or pairs(x))
+    fit_gaussians(torch.randn(1500, 120), 1, most_passes=1)
+    assert max(sizes) <= gaussians.MOST_PRODUCTS
 
 
 def test_no_component_shrinks_onto_a_point():
