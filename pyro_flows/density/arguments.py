@@ -90,8 +90,8 @@ def read_rows(x: Any, context: Any = None, what: str = "") -> Rows:
     return Rows(rows, given)
 
 
-def read_validation(validation: Any, rows: Rows) -> Rows:
-    """The validation set as rows like those to train on."""
+def read_validation(validation: Any, rows: Rows, *tables_of_fit: Any) -> Rows:
+    """The validation set as rows like those to train on, which came in those tables."""
     pair = validation if isinstance(validation, tuple) else (validation, None)
     if len(pair) != 2 or (pair[1] is None) != (rows.context is None):
         wanted = "x_val" if rows.context is None else "(x_val, context_val)"
@@ -99,6 +99,9 @@ def read_validation(validation: Any, rows: Rows) -> Rows:
             f"Expected validation={wanted}, since fit was called with"
             f"{'out' if rows.context is None else ''} a context. Pass it like that."
         )
+    for given, known, what in zip(pair, tables_of_fit, ("x", "context"), strict=False):
+        names = tables.column_names(given), tables.column_names(known)
+        tables.check_names(*names, f"validation {what}")
     held = read_rows(*pair, what="validation ")
     tables.check_width(held.x, rows.x.shape[1], "validation x")
     if held.context is not None and rows.context is not None:
@@ -127,11 +130,17 @@ def make_columns(x: Tensor, bounds: list[Bounds], names: list[str] | None) -> Co
     return Columns.of(x, low, high)
 
 
-def make_context_columns(context: Tensor, names: list[str] | None) -> Columns:
-    """Mean and standard deviation of the context."""
-    tables.check_varies(context, "context", names)
+def make_context_columns(context: Tensor) -> Columns:
+    """Mean and standard deviation of the context, where it varies.
+
+    A rare category may be in none of the rows to train on; that it is in the table is checked by
+    ``fit``.
+    """
     low = torch.full_like(context[0], -torch.inf)
-    return Columns.of(context, low, -low)
+    columns = Columns.of(context, low, -low)
+    constant = (context == context[:1]).all(0)
+    columns.scale = torch.where(constant, torch.ones_like(columns.scale), columns.scale)
+    return columns
 
 
 def warn_of_repeats(x: Tensor, names: list[str] | None) -> None:

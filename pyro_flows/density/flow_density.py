@@ -164,23 +164,24 @@ class FlowDensity(Estimator):
         started = now()
         check_arguments(self)
         rows = read_rows(x, context)
-        names = tables.column_names(x)
+        names, context_names = tables.column_names(x), tables.column_names(context)
+        if rows.context is not None:
+            tables.check_varies(rows.context, "context", context_names)
         bounds = read_support(self.support, rows.x.shape[1], names)
         with torch_seeded(self.seed):
             if validation is None:
                 rows, held = split(rows, self.holdout)
             else:
-                held = read_validation(validation, rows)
+                held = read_validation(validation, rows, x, context)
             columns = make_columns(rows.x, bounds, names)
             check_inside(columns, held.x, "validation x", names)
             context_columns = None
             if rows.context is not None:
-                context_columns = make_context_columns(rows.context, tables.column_names(context))
+                context_columns = make_context_columns(rows.context)
             warn_of_repeats(rows.x, names)
             device = rows.x.device if self.device is None else torch.device(self.device)
-            units = Units(
-                columns, context_columns, tables.Kind(x), names, DTYPES[self.dtype], device
-            )
+            kind, dtype = tables.Kind(x), DTYPES[self.dtype]
+            units = Units(columns, context_columns, kind, names, dtype, device, context_names)
             self._train(units, rows, held, started)
         self.seconds_ = now() - started
         return self
@@ -213,6 +214,7 @@ class FlowDensity(Estimator):
     def _set_units(self, units: Units) -> None:
         self.units_, self.columns_ = units, units.columns
         self.n_features_in_, self.n_context_in_ = units.dim, units.context_dim
+        vars(self).pop("feature_names_in_", None)
         if units.names is not None:
             self.feature_names_in_ = units.names
 

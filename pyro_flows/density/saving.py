@@ -48,6 +48,7 @@ def save(density: FlowDensity, path: Path) -> Path:
         "components": density.components_,
         "facts": {name: getattr(density, name) for name in FACTS},
         "names": units.names,
+        "context_names": units.context_names,
         "tensor": units.kind.tensor,
         "kind_dtype": str(units.kind.dtype).removeprefix("torch."),
     }
@@ -141,6 +142,7 @@ def _units(config: dict[str, Any], tensors: dict[str, Any], density: FlowDensity
         config["names"],
         DTYPES[density.dtype],
         torch.device(density.device or "cpu"),
+        config.get("context_names"),
     )
 
 

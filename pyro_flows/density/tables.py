@@ -94,9 +94,10 @@ def check_width(rows: Tensor, width: int, what: str) -> None:
 
 
 def check_names(names: list[str] | None, known: list[str] | None, what: str) -> None:
-    """Raise ShapeError if a data frame's columns have other names than in fit."""
+    """Raise if a data frame's columns have other names than in fit."""
     if names is not None and known is not None and names != known:
-        raise ShapeError(
+        error = ContextError if what.endswith("context") else ShapeError
+        raise error(
             f"Expected {what} with the columns {known}, as in fit, but got {names}. Pass the same "
             "columns in the same order."
         )

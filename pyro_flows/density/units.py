@@ -28,6 +28,7 @@ class Units:
         names: its columns' names, if it had any.
         dtype: of the flow.
         device: of the flow.
+        context_names: the names of the context's columns, if it had any.
     """
 
     def __init__(
@@ -38,9 +39,11 @@ class Units:
         names: list[str] | None,
         dtype: torch.dtype,
         device: torch.device,
+        context_names: list[str] | None = None,
     ) -> None:
         self.columns, self.context_columns = columns, context_columns
         self.kind, self.names, self.dtype, self.device = kind, names, dtype, device
+        self.context_names = context_names
 
     @property
     def dim(self) -> int:
@@ -58,6 +61,7 @@ class Units:
         tables.check_width(rows.x, self.dim, "x")
         tables.check_names(tables.column_names(x), self.names, "x")
         self._check_context(rows.context)
+        tables.check_names(tables.column_names(context), self.context_names, "context")
         here = self.columns.loc.device
         return Rows(rows.x.to(here), None if rows.context is None else rows.context.to(here))
 
@@ -66,6 +70,7 @@ class Units:
         if context is None or self.context_columns is None:
             self._check_context(None if context is None else torch.as_tensor(context))
             return None
+        tables.check_names(tables.column_names(context), self.context_names, "context")
         given = context if hasattr(context, "ndim") else np.asarray(context)
         single = given.ndim == 1
         rows = tables.as_rows(given.reshape(1, -1) if single else given, "context")

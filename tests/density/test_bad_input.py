@@ -131,6 +131,44 @@ class TestContext:
             FlowDensity(**QUICK).fit(rows(), validation=put(rows(), (0, 0), np.nan))
 
 
+class TestNames:
+    @staticmethod
+    def frames():
+        pd = pytest.importorskip("pandas")
+        x = pd.DataFrame(rows(), columns=["a", "b", "c"])
+        return x, pd.DataFrame(rows(60, 2, seed=1), columns=["u", "v"])
+
+    def test_a_context_in_another_order(self, tmp_path):
+        x, context = self.frames()
+        density = FlowDensity(**QUICK).fit(x, context)
+        other = context[["v", "u"]]
+        for d in (density, FlowDensity.load(density.save(tmp_path / "fit"))):
+            text = r"context with the columns \['u', 'v'\], as in fit, but got \['v', 'u'\]"
+            with pytest.raises(ContextError, match=text):
+                d.score(x, other)
+            with pytest.raises(ContextError, match=text):
+                d.sample(2, other)
+            assert d.score(x, context) == d.score(x, context.to_numpy())
+
+    def test_a_validation_set_in_another_order(self):
+        x, context = self.frames()
+        with pytest.raises(ShapeError, match="validation x with the columns"):
+            FlowDensity(**QUICK).fit(x, validation=x[["b", "a", "c"]])
+        with pytest.raises(ContextError, match="validation context with the columns"):
+            FlowDensity(**QUICK).fit(x, context, validation=(x, context[["v", "u"]]))
+
+    def test_those_of_an_older_fit_are_forgotten(self):
+        density = FlowDensity(**QUICK).fit(self.frames()[0]).fit(rows())
+        assert not hasattr(density, "feature_names_in_")
+
+
+def test_a_rare_category_of_the_context_may_be_held_out():
+    context = np.stack([rows(30, 1)[:, 0], np.arange(30) == 6], 1)
+    for seed in range(12):  # in some of them it is
+        density = FlowDensity(**QUICK, seed=seed).fit(rows(30), context)
+        assert np.isfinite(density.score_samples(rows(30), context)).all()
+
+
 def test_other_columns_than_in_fit():
     density = FlowDensity(**QUICK).fit(rows())
     with pytest.raises(ShapeError, match="x with 3 columns, as in fit, but got 2"):
