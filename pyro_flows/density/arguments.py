@@ -8,6 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -33,43 +34,56 @@ def check_arguments(density: FlowDensity) -> None:
     """Raise DensityError if an argument of the constructor can't be used."""
     for name in ("batch_size", "max_epochs", "num_steps", "patience"):
         value = getattr(density, name)
-        if value is None and name in ("num_steps", "patience"):
-            continue
-        if not (isinstance(value, int) and value >= 1):
+        if not is_count(value) and not (value is None and name in ("num_steps", "patience")):
             raise DensityError(
                 f"FlowDensity expected {name} to be an integer >= 1, but got {value!r}. Leave it "
                 "out for the default."
             )
-    positive = {"learning_rate": density.learning_rate, "max_seconds": density.max_seconds}
-    for name, number in positive.items():
-        if not (isinstance(number, (int, float)) and number > 0) and number is not None:
+    for name in ("learning_rate", "max_seconds"):
+        number = getattr(density, name)
+        if not (isinstance(number, Real) and float(number) > 0) and number is not None:
             raise DensityError(
                 f"FlowDensity expected {name} > 0, but got {number!r}. Leave it out for the "
                 "default."
             )
-    if not 0 < density.holdout < 1:
-        raise DensityError(
-            f"FlowDensity expected holdout between 0 and 1, but got {density.holdout!r}. It is "
-            "the share of rows that decide when to stop; or give fit a validation set."
-        )
-    if not 0 <= density.dropout < 1:
-        raise DensityError(
-            f"FlowDensity expected dropout of at least 0 and less than 1, but got "
-            f"{density.dropout!r}. 0 is none."
-        )
+    _check_shares(density)
     counts = density.components
-    for count in [counts] if isinstance(counts, int) or counts is None else counts:
-        if count is not None and not (isinstance(count, int) and count >= 1):
-            raise DensityError(
-                f"FlowDensity expected components to be integers >= 1, but got {counts!r}. Leave "
-                "it out for the default, or say None for no mixture."
-            )
+    several = counts if isinstance(counts, Iterable) else [counts]
+    if counts is not None and not all(map(is_count, several)):
+        raise DensityError(
+            f"FlowDensity expected components to be integers >= 1, but got {counts!r}. Leave "
+            "it out for the default, or say None for no mixture."
+        )
+    if not isinstance(density.seed, Integral) or not -(2**63) <= int(density.seed) < 2**63:
+        raise DensityError(
+            f"FlowDensity expected seed to be an integer of 64 bits, but got {density.seed!r}. "
+            "Every fit has one, so that it can be made again; leave it out for 0."
+        )
     if density.dtype not in DTYPES:
         raise DensityError(
             f"FlowDensity expected dtype to be 'float32' or 'float64', but got {density.dtype!r}."
         )
     if isinstance(density.flow, str):
         flows.check_name(density.flow)
+
+
+def _check_shares(density: FlowDensity) -> None:
+    """Raise DensityError if what must lie between 0 and 1 doesn't."""
+    if not (isinstance(density.holdout, Real) and 0 < density.holdout < 1):
+        raise DensityError(
+            f"FlowDensity expected holdout between 0 and 1, but got {density.holdout!r}. It is "
+            "the share of rows that decide when to stop; or give fit a validation set."
+        )
+    if not (isinstance(density.dropout, Real) and 0 <= density.dropout < 1):
+        raise DensityError(
+            f"FlowDensity expected dropout of at least 0 and less than 1, but got "
+            f"{density.dropout!r}. 0 is none."
+        )
+
+
+def is_count(value: Any) -> bool:
+    """Whether it is an integer of at least 1, of Python or numpy."""
+    return isinstance(value, Integral) and not isinstance(value, bool) and value >= 1
 
 
 def read_rows(x: Any, context: Any = None, what: str = "") -> Rows:
@@ -103,19 +117,25 @@ def read_validation(validation: Any, rows: Rows, *tables_of_fit: Any) -> Rows:
         names = tables.column_names(given), tables.column_names(known)
         tables.check_names(*names, f"validation {what}")
     held = read_rows(*pair, what="validation ")
+    if not len(held):
+        raise DataError("Expected validation rows, but got none. Leave validation= out for none.")
     tables.check_width(held.x, rows.x.shape[1], "validation x")
     if held.context is not None and rows.context is not None:
         tables.check_width(held.context, rows.context.shape[1], "context")
     return held
 
 
-def split(rows: Rows, holdout: float) -> tuple[Rows, Rows]:
-    """Rows to train on and rows held out, by chance."""
+def check_number(rows: Rows) -> None:
+    """Raise DataError if there are too few rows to fit to."""
     if len(rows) < FEWEST_ROWS:
         raise DataError(
             f"Expected at least {FEWEST_ROWS} rows, but got {len(rows)}. A density of so few rows "
             "says nothing."
         )
+
+
+def split(rows: Rows, holdout: float) -> tuple[Rows, Rows]:
+    """Rows to train on and rows held out, by chance."""
     count = min(max(1, round(holdout * len(rows))), len(rows) - 2)
     order = torch.randperm(len(rows)).to(rows.x.device)
     return rows[order[count:]], rows[order[:count]]
@@ -127,7 +147,9 @@ def make_columns(x: Tensor, bounds: list[Bounds], names: list[str] | None) -> Co
     low, high = torch.tensor(bounds, dtype=x.dtype, device=x.device).unbind(-1)
     columns = Columns(low, high, torch.zeros_like(low), torch.ones_like(low))
     check_inside(columns, x, "x", names)
-    return Columns.of(x, low, high)
+    columns = Columns.of(x, low, high)
+    tables.check_spread(columns.loc, columns.scale, names)
+    return columns
 
 
 def make_context_columns(context: Tensor) -> Columns:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 import torch
@@ -139,6 +140,7 @@ def read_support(support: Any, dim: int, names: list[str] | None = None) -> list
     Raises:
         DensityError: it can't be read; the text says what can.
     """
+    support = _as_list(support)
     if isinstance(support, Mapping):
         bounds = [REAL] * dim
         for key, spec in support.items():
@@ -158,12 +160,18 @@ def _is_pair(spec: Any) -> bool:
     return (
         isinstance(spec, Sequence)
         and len(spec) == 2
-        and all(end is None or isinstance(end, (int, float)) for end in spec)
+        and all(end is None or isinstance(end, Real) for end in spec)
         and any(end is not None for end in spec)
     )
 
 
+def _as_list(value: Any) -> Any:
+    """Arrays and tensors as lists, all else as it is."""
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
 def _bounds(spec: Any) -> Bounds:
+    spec = _as_list(spec)
     if spec is None:
         return REAL
     if isinstance(spec, str) and spec in NAMED:

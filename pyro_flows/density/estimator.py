@@ -63,6 +63,6 @@ class Estimator:
         shown = [
             f"{name}={value!r}"
             for name, value in self.get_params().items()
-            if value is not defaults[name].default and value != defaults[name].default
+            if repr(value) != repr(defaults[name].default)  # arrays can't be compared for a bool
         ]
         return f"{type(self).__name__}({', '.join(shown)})"

@@ -133,6 +133,8 @@ def maximise_likelihood(
 def score_rows(model: nn.Module, rows: Rows) -> Tensor:
     """Log density per row, with dropout and the like switched off."""
     model.eval()
+    if not len(rows):
+        return rows.x.new_zeros(0)
     log_prob = cast("LogProb", model.log_prob)
     parts = [rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK)]
     return torch.cat([log_prob(part.x, part.context) for part in parts])

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,8 @@ from pyro_flows.density.arguments import (
     build_flow,
     check_arguments,
     check_inside,
+    check_number,
+    is_count,
     make_columns,
     make_context_columns,
     read_rows,
@@ -32,7 +34,7 @@ from pyro_flows.density.estimator import Estimator
 from pyro_flows.density.fitting import Budget, Rows, maximise_likelihood, score_rows
 from pyro_flows.density.start import find_start, takes_start
 from pyro_flows.density.units import Units
-from pyro_flows.errors import NotFittedError
+from pyro_flows.errors import DataError, DensityError, NotFittedError
 from pyro_flows.nn import set_dropout
 from pyro_flows.training import Report, Score
 from pyro_flows.training.loop import now
@@ -164,11 +166,12 @@ class FlowDensity(Estimator):
         started = now()
         check_arguments(self)
         rows = read_rows(x, context)
+        check_number(rows)
         names, context_names = tables.column_names(x), tables.column_names(context)
         if rows.context is not None:
             tables.check_varies(rows.context, "context", context_names)
         bounds = read_support(self.support, rows.x.shape[1], names)
-        with torch_seeded(self.seed):
+        with torch_seeded(int(self.seed)), torch.inference_mode(False), torch.enable_grad():
             if validation is None:
                 rows, held = split(rows, self.holdout)
             else:
@@ -194,7 +197,8 @@ class FlowDensity(Estimator):
         flow.to(units.device, units.dtype)
         components = None
         if takes_start(flow, self.flow) and self.components is not None:
-            flow = find_start(flow, inner, inner_held, _candidates(self.components), self.seed)
+            counts = _candidates(self.components)
+            flow = find_start(flow, inner, inner_held, counts, int(self.seed))
             components = getattr(flow.base, "components", 0)
         elif hasattr(flow, "initialize"):
             flow.initialize(inner.x, inner.context)
@@ -243,7 +247,10 @@ class FlowDensity(Estimator):
 
     def score(self, x: Any, context: Any = None) -> float:
         """Mean log density of the rows; higher is better."""
-        return float(self._score_rows(x, context).mean())
+        values = self._score_rows(x, context)
+        if not len(values):
+            raise DataError("score expected rows, but got none. A mean of nothing is nothing.")
+        return float(values.mean())
 
     def _score_rows(self, x: Any, context: Any) -> Tensor:
         self._check_fitted("scored")
@@ -265,12 +272,17 @@ class FlowDensity(Estimator):
             ``fit`` was given.
         """
         self._check_fitted("sampled from")
+        if not is_count(n) and not (n == 0 and isinstance(n, int)):
+            raise DensityError(
+                f"sample expected the number of rows as an integer >= 0, but got {n!r}. Say how "
+                "many, as in sample(1000)."
+            )
         given = self.units_.read_context(context)
         count = 1 if given is None or given.dim() == 1 else len(given)
-        size = max(1, DRAWN // (count * self.n_features_in_))
-        with torch_seeded(self.seed if seed is None else seed):
+        size = max(1, DRAWN // max(1, count * self.n_features_in_))
+        with torch_seeded(int(self.seed if seed is None else seed)):
             made = self.flow_(given)
-            parts = [made.sample((min(size, n - done),)) for done in range(0, n, size)]
+            parts = [made.sample((min(size, n - done),)) for done in range(0, max(1, n), size)]
         return self.units_.restore(torch.cat(parts))
 
     def distribution(self, context: Any = None) -> dist.TorchDistribution:
@@ -347,7 +359,8 @@ class FlowDensity(Estimator):
 
 
 def _candidates(components: int | Sequence[int]) -> Sequence[int]:
-    return [components] if isinstance(components, int) else list(components)
+    several = components if isinstance(components, Iterable) else [components]
+    return [int(count) for count in several]
 
 
 def _history(report: Report, ladj: float, held_ladj: float) -> dict[str, Any]:

@@ -73,6 +73,17 @@ def check_varies(rows: Tensor, what: str, names: list[str] | None) -> None:
         )
 
 
+def check_spread(loc: Tensor, scale: Tensor, names: list[str] | None) -> None:
+    """Raise DataError if 64 bits don't hold the mean and standard deviation of a column."""
+    usable = loc.isfinite() & scale.isfinite() & (scale > 0)
+    if not bool(usable.all()):
+        bad = _label((~usable).nonzero()[:, 0].tolist(), names)
+        raise DataError(
+            f"x has columns whose numbers are too large or too close together to take a standard "
+            f"deviation of: {bad}. Rescale them, or take logarithms."
+        )
+
+
 def repeated_columns(rows: Tensor, names: list[str] | None) -> str:
     """Columns whose values repeat too often to have a density, in words; "" for none."""
     few = [i for i in range(rows.shape[1]) if len(rows) > MOST_REPEATED * len(rows[:, i].unique())]

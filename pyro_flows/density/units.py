@@ -81,12 +81,19 @@ class Units:
         return inner[0] if single else inner
 
     def standardise(self, rows: Rows) -> tuple[Rows, Tensor]:
-        """Rows as the flow sees them, and log|dz/dx| of each in float64."""
-        z, ladj = self.columns.inverse_and_ladj(rows.x)
+        """Rows as the flow sees them, and log|dz/dx| of each in float64.
+
+        Rows so far out that the flow's dtype doesn't hold them have no density: -inf.
+        """
+        wide, ladj = self.columns.inverse_and_ladj(rows.x)
+        z = self._place(wide)
+        held = z.isfinite()
+        ladj = torch.where(held.all(-1).to(ladj.device), ladj, torch.full_like(ladj, -torch.inf))
+        z = torch.where(held, z, torch.zeros_like(z))
         context = rows.context
         if self.context_columns is not None and context is not None:
             context = self._place(self.context_columns.inverse_and_ladj(context)[0])
-        return Rows(self._place(z), context), ladj
+        return Rows(z, context), ladj
 
     def restore(self, z: Tensor) -> Any:
         """Standardised rows in the units of x and of the kind that fit was given."""

@@ -212,6 +212,12 @@ def test_before_fit(call):
         ({"dropout": 1.0}, DensityError, "dropout of at least 0 and less than 1, but got 1.0"),
         ({"components": 0}, DensityError, "components to be integers >= 1, but got 0"),
         ({"components": (5, 2.5)}, DensityError, "components to be integers >= 1"),
+        ({"components": 0.5}, DensityError, "components to be integers >= 1, but got 0.5"),
+        ({"components": True}, DensityError, "components to be integers >= 1, but got True"),
+        ({"seed": None}, DensityError, "seed to be an integer of 64 bits, but got None"),
+        ({"seed": 1.5}, DensityError, "seed to be an integer of 64 bits, but got 1.5"),
+        ({"seed": 2**70}, DensityError, "seed to be an integer of 64 bits"),
+        ({"holdout": "0.1"}, DensityError, "holdout between 0 and 1, but got '0.1'"),
         ({"holdout": 1.0}, DensityError, "holdout between 0 and 1, but got 1.0"),
         ({"dtype": torch.float32}, DensityError, "dtype to be 'float32' or 'float64'"),
     ],
@@ -232,3 +238,64 @@ def test_a_failed_fit_leaves_the_older_one():
     with pytest.raises(ShapeError):
         density.fit(rows(seed=1))
     assert density.score(rows()) == before
+
+
+@pytest.mark.parametrize("size", [1e200, 1e-318], ids=["huge", "tiny"])
+def test_columns_that_64_bits_cannot_standardise(size):
+    with pytest.raises(DataError, match="too large or too close together .*: 1. Rescale"):
+        FlowDensity(**QUICK).fit(rows() * [1.0, size, 1.0])
+
+
+def test_few_rows_with_a_validation_set():
+    with pytest.raises(DataError, match="at least 10 rows, but got 4"):
+        FlowDensity(**QUICK).fit(rows(4), validation=rows())
+    with pytest.raises(DataError, match="Expected validation rows, but got none"):
+        FlowDensity(**QUICK).fit(rows(), validation=rows(0))
+
+
+class TestNothing:
+    def test_no_rows(self):
+        density = FlowDensity(**QUICK).fit(rows())
+        assert density.score_samples(rows(0)).shape == (0,)
+        assert density.sample(0).shape == (0, 3)
+        with pytest.raises(DataError, match="score expected rows, but got none"):
+            density.score(rows(0))
+
+    def test_no_contexts(self):
+        density = FlowDensity(**QUICK).fit(rows(), rows(60, 2, seed=1))
+        assert density.sample(4, rows(0, 2)).shape == (4, 0, 3)
+
+    @pytest.mark.parametrize("n", [-1, 2.5, "3"])
+    def test_numbers_of_draws(self, n):
+        with pytest.raises(DensityError, match="number of rows as an integer >= 0, but got"):
+            FlowDensity(**QUICK).fit(rows()).sample(n)
+
+
+def test_arguments_of_numpy_are_numbers():
+    options = {
+        "num_steps": np.int64(3),
+        "learning_rate": np.float32(0.01),
+        "components": np.array([1, 2]),
+        "seed": np.int64(5),
+        "support": np.array([[-9, 9]] * 3),
+    }
+    density = FlowDensity(**{**QUICK, **options}).fit(rows())
+    assert density.n_steps_ == 3
+    assert density.sample(np.int64(2)).shape == (2, 3)
+    assert "support=array" in repr(density)
+    by_hand = FlowDensity("realnvp", num_steps=3, learning_rate=float(np.float32(0.01)), seed=5)
+    by_hand.set_params(components=(1, 2), support=(-9, 9), progress=False)
+    assert by_hand.fit(rows()).score(rows()) == density.score(rows())
+
+
+@pytest.mark.parametrize("name", ["nsf", "maf", "realnvp"])
+def test_rows_too_far_out_for_the_dtype_have_no_density(name):
+    density = FlowDensity(name, num_steps=2, progress=False).fit(rows())
+    assert np.isneginf(density.score_samples([[1e300, 0.0, 0.0], [0.0, -1e100, 0.0]])).all()
+
+
+def test_fitting_needs_gradients_and_switches_them_on():
+    expected = FlowDensity(**QUICK).fit(rows()).score(rows())
+    for mode in (torch.no_grad(), torch.inference_mode()):
+        with mode:
+            assert FlowDensity(**QUICK).fit(rows()).score(rows()) == expected
