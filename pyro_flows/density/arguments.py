@@ -83,7 +83,7 @@ def _check_shares(density: FlowDensity) -> None:
 
 def is_count(value: Any) -> bool:
     """Whether it is an integer of at least 1, of Python or numpy."""
-    return isinstance(value, Integral) and not isinstance(value, bool) and value >= 1
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 1
 
 
 def read_rows(x: Any, context: Any = None, what: str = "") -> Rows:
@@ -166,13 +166,22 @@ def make_context_columns(context: Tensor) -> Columns:
 
 
 def warn_of_repeats(x: Tensor, names: list[str] | None) -> None:
-    """Warn of columns whose density could be driven to infinity at the values they repeat."""
-    repeated = tables.repeated_columns(x, names)
-    if repeated:
+    """Warn of columns whose density could be driven to infinity: repeated values, dependence."""
+    few, one = tables.repeated_columns(x, names)
+    for columns, what in ((few, "of few distinct values"), (one, "where many rows share a value")):
+        if columns:
+            warnings.warn(
+                f"x has columns {what}: {columns}. A flow can make their density as high as it "
+                "likes at those values, and scores then say nothing. Add noise of the size of "
+                "their resolution (x + resolution * uniform), or make them the context.",
+                stacklevel=3,
+            )
+    dependent = tables.dependent_columns(x, names)
+    if dependent:
         warnings.warn(
-            f"x has columns of few distinct values: {repeated}. A flow can make their density as "
-            "high as it likes at those values, and scores then say nothing. Add noise of the size "
-            "of their resolution (x + resolution * uniform), or make them the context.",
+            f"x has columns that are sums of multiples of those before them: {dependent}. The "
+            "rows lie in a plane, where a flow can make their density as high as it likes, and "
+            "scores then say nothing. Drop those columns.",
             stacklevel=3,
         )
 

@@ -15,6 +15,10 @@ from pyro_flows.errors import ContextError, DataError, ShapeError
 
 # A column that repeats its values this often is no sample from a density.
 MOST_REPEATED = 20
+# Nor is one that has the same value in more than this share of the rows.
+MOST_SHARED = 0.1
+# Rows that dependence of columns is looked for in.
+LOOKED_AT = 10_000
 
 
 def column_names(value: Any) -> list[str] | None:
@@ -84,10 +88,30 @@ def check_spread(loc: Tensor, scale: Tensor, names: list[str] | None) -> None:
         )
 
 
-def repeated_columns(rows: Tensor, names: list[str] | None) -> str:
-    """Columns whose values repeat too often to have a density, in words; "" for none."""
-    few = [i for i in range(rows.shape[1]) if len(rows) > MOST_REPEATED * len(rows[:, i].unique())]
-    return _label(few, names) if few else ""
+def repeated_columns(rows: Tensor, names: list[str] | None) -> tuple[str, str]:
+    """Columns that repeat their values too often to have a density, in words; "" for none.
+
+    First those of few distinct values; then, of the others, those with one value in more than a
+    share of the rows, such as amounts that are often zero.
+    """
+    few, one = [], []
+    for i in range(rows.shape[1]):
+        values, counts = rows[:, i].unique(return_counts=True)
+        if len(rows) > MOST_REPEATED * len(values):
+            few.append(i)
+        elif int(counts.max()) > max(MOST_SHARED * len(rows), 10):
+            one.append(i)
+    return _label(few, names), _label(one, names)
+
+
+def dependent_columns(rows: Tensor, names: list[str] | None) -> str:
+    """Columns that are linear in those before them, in words; "" for none, or too few rows."""
+    rows = rows[:: max(1, len(rows) // LOOKED_AT)]
+    if len(rows) <= rows.shape[1] + 1:
+        return ""
+    z = (rows - rows.mean(0)) / rows.std(0).clamp_min(1e-300)
+    left = torch.linalg.qr(z, mode="r")[1].diagonal().abs() / len(rows) ** 0.5
+    return _label((left < 1e-6).nonzero()[:, 0].tolist(), names)
 
 
 def _label(columns: list[int], names: list[str] | None) -> str:

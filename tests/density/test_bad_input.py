@@ -3,6 +3,8 @@
 
 """What FlowDensity refuses, and what it says."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -72,6 +74,30 @@ def test_columns_of_few_values_are_warned_of():
     x = put(rows(200), (slice(None), 1), np.arange(200) % 4)
     with pytest.warns(UserWarning, match="few distinct values: 1. A flow can make"):
         FlowDensity(**QUICK).fit(x)
+
+
+def test_values_that_many_rows_share_are_warned_of():
+    x = rows(1000)
+    x[:, 1] = np.maximum(x[:, 1] - 1, 0)
+    with pytest.warns(UserWarning, match="where many rows share a value: 1. A flow can make"):
+        FlowDensity(**QUICK).fit(x)
+
+
+@pytest.mark.parametrize("name", ["nsf", "realnvp"])
+def test_columns_that_depend_on_others_are_warned_of(name):
+    x = rows(100)
+    for column in (1e6 * x[:, :1], 5 + x.sum(1, keepdims=True)):
+        density = FlowDensity(name, num_steps=2, progress=False)
+        with pytest.warns(UserWarning, match="sums of multiples of those before them: 3. The ro"):
+            density.fit(np.concatenate([x, column], 1))
+        assert np.isfinite(density.sample(5)).all()
+
+
+def test_usual_columns_are_not_warned_of():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        FlowDensity(**QUICK).fit(rows(1000).round(1))
+        FlowDensity(**QUICK).fit(rows(1000) * 1e-6 + rows(1000, 1, seed=1))
 
 
 @pytest.mark.parametrize("value", [0.0, -0.5])
