@@ -90,6 +90,7 @@ class FlowDensity(Estimator):
         flow_: the flow over standardised columns.
         components_: Gaussians it started on; 0 for a plain start, None if it was given none.
         columns_: the layer from there to the units of the data, in float64.
+        fit_params_: the constructor's arguments, as they were in ``fit``.
         n_features_in_: number of columns.
         n_context_in_: number of columns of the context, 0 for none.
         feature_names_in_: names of the columns, if they came in a data frame.
@@ -116,6 +117,7 @@ class FlowDensity(Estimator):
     units_: Units
     columns_: Columns
     heldout_: Rows
+    fit_params_: dict[str, Any]
 
     def __init__(
         self,
@@ -208,6 +210,7 @@ class FlowDensity(Estimator):
         )
         score = Score(score_rows(flow, inner_held).to(held_ladj) + held_ladj)
         self._set_units(units)
+        self.fit_params_ = self.get_params()
         self.flow_, self.components_ = flow, components
         self.best_score_, self.best_score_se_ = score.mean, score.se
         self.history_ = _history(report, float(ladj.mean()), float(held_ladj.mean()))

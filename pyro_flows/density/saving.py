@@ -9,6 +9,7 @@ import json
 import math
 import shutil
 import warnings
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,9 +37,9 @@ BUFFERS = ("low", "high", "loc", "scale")
 
 def save(density: FlowDensity, path: Path) -> Path:
     """See :meth:`FlowDensity.save`."""
-    params = density.get_params()
-    params["support"] = _support(density.units_.columns)
-    if not isinstance(density.flow, str):
+    # As they were in fit: what was set since says nothing of the flow that is saved.
+    params = {**density.fit_params_, "support": _support(density.units_.columns)}
+    if not isinstance(params["flow"], str):
         params["flow"] = None
     units = density.units_
     config = {
@@ -53,11 +54,11 @@ def save(density: FlowDensity, path: Path) -> Path:
         "kind_dtype": str(units.kind.dtype).removeprefix("torch."),
     }
     try:
-        text = json.dumps(config, indent=1)
+        text = json.dumps(config, indent=1, default=_plain)
     except TypeError as error:
         raise SavedDensityError(
             f"FlowDensity.save expected flow_options of plain values, but got "
-            f"{density.flow_options!r} ({error}). Register a flow that needs no such option."
+            f"{params['flow_options']!r} ({error}). Register a flow that needs no such option."
         ) from error
     tensors: dict[str, Any] = {
         "flow": density.flow_.state_dict(),
@@ -77,29 +78,43 @@ def _write(path: Path, text: str, tensors: dict[str, Any]) -> None:
             f"FlowDensity.save expected a new name or an older density, but {path} is something "
             "else. Choose another name."
         )
-    draft, aside = (path.with_name(path.name + end) for end in (".partial", ".older"))
-    for folder in (draft, aside):
-        shutil.rmtree(folder, ignore_errors=True)
-    draft.mkdir(parents=True)
-    (draft / FILES[0]).write_text(text, encoding="utf-8")
-    torch.save(tensors, draft / FILES[1])
-    if not path.exists():
-        draft.rename(path)
-        return
-    path.rename(aside)
+    draft, aside = _free_name(path, ".partial"), _free_name(path, ".older")
     try:
-        draft.rename(path)
-    except BaseException:
-        aside.rename(path)
-        raise
-    shutil.rmtree(aside)
+        draft.mkdir(parents=True)
+        (draft / FILES[0]).write_text(text, encoding="utf-8")
+        torch.save(tensors, draft / FILES[1])
+        if not path.exists():
+            draft.rename(path)
+            return
+        path.rename(aside)
+        try:
+            draft.rename(path)
+        except BaseException:
+            aside.rename(path)
+            raise
+        shutil.rmtree(aside)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _free_name(path: Path, end: str) -> Path:
+    """A name beside ``path`` that nobody uses: what is there may be the user's."""
+    names = (path.with_name(f"{path.name}{end}{number}") for number in count())
+    return next(name for name in names if not name.exists())
+
+
+def _plain(value: Any) -> Any:
+    """Numbers and arrays of numpy as JSON can hold them."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} is not a plain value")
 
 
 def load(cls: type[FlowDensity], path: Path, flow: Any) -> FlowDensity:
     """See :meth:`FlowDensity.load`."""
     config, tensors = _read(path)
     params = config["params"]
-    if isinstance(params["components"], list):  # JSON knows no tuples
+    if isinstance(params.get("components"), list):  # JSON knows no tuples
         params["components"] = tuple(params["components"])
     if flow is not None:
         params["flow"] = flow
@@ -123,6 +138,7 @@ def load(cls: type[FlowDensity], path: Path, flow: Any) -> FlowDensity:
             f"{__version__}), and with the flow it was fitted with."
         ) from error
     density._set_units(units)
+    density.fit_params_ = density.get_params()
     density.flow_, density.components_ = made.eval(), config["components"]
     for name in FACTS:
         setattr(density, name, config["facts"][name])
@@ -188,6 +204,9 @@ def _check_complete(config: Any, tensors: Any) -> None:
         "pyro_flows",
     } - set(config)
     lacking |= set(FACTS) - set(config["facts"])
+    lacking |= {f"params.{name}" for name in ("flow", "dtype")} - {
+        f"params.{name}" for name in config["params"]
+    }
     if lacking:
         raise ValueError(f"without {', '.join(sorted(lacking))}")
     if any(set(c) != set(BUFFERS) for c in (tensors["columns"], tensors["context_columns"]) if c):

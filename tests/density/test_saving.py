@@ -94,6 +94,32 @@ def test_saving_again_replaces(saved):
     assert [p.name for p in path.parent.iterdir()] == ["fit"]
 
 
+def test_what_was_set_since_fit_is_not_saved(saved):
+    density, path = saved
+    density.set_params(flow="maf", dtype="float64", flow_options={"layers": 9}).save(path)
+    back = FlowDensity.load(path)
+    assert back.flow == "realnvp"
+    np.testing.assert_array_equal(back.score_samples(rows()), density.score_samples(rows()))
+
+
+def test_numbers_of_numpy_are_saved(tmp_path):
+    density = FlowDensity(
+        "realnvp", seed=np.int64(3), flow_options={"layers": np.int64(2)}, **QUICK
+    )
+    back = FlowDensity.load(density.fit(rows()).save(tmp_path / "fit"))
+    assert (back.seed, back.flow_options) == (3, {"layers": 2})
+
+
+def test_names_beside_it_are_left_alone(saved):
+    density, path = saved
+    for end in (".older", ".partial", ".older0"):
+        path.with_name(path.name + end).mkdir()
+        (path.with_name(path.name + end) / "mine.txt").write_text("1")
+    density.save(path)
+    assert len(list(path.parent.glob("*/mine.txt"))) == 3
+    assert len(list(path.parent.iterdir())) == 4
+
+
 def test_it_overwrites_nothing_else(saved, tmp_path):
     density, _ = saved
     (tmp_path / "thesis").mkdir()
@@ -118,6 +144,7 @@ class Code:
         (lambda p: torch.save({"flow": {}}, p / "tensors.pt"), "damaged.*without columns"),
         (lambda p: _edit(p, format=99), "has format 99"),
         (lambda p: _edit(p, facts={}), "damaged.*without best_score_"),
+        (lambda p: _edit(p, params={}), "damaged.*without params.dtype, params.flow"),
     ],
 )
 def test_damaged_files(saved, damage, text):
@@ -133,7 +160,9 @@ def _edit(path, **values):
 
 
 def test_options_that_cannot_be_written(tmp_path):
-    density = FlowDensity("realnvp", **QUICK).fit(rows())
-    density.flow_options = {"layers": object()}
+    def with_extra(dim, extra):
+        return build(dim)
+
+    density = FlowDensity(with_extra, flow_options={"extra": object()}, **QUICK).fit(rows())
     with pytest.raises(SavedDensityError, match="flow_options of plain values"):
         density.save(tmp_path / "fit")
