@@ -202,6 +202,19 @@ def check_inside(columns: Columns, x: Tensor, what: str, names: list[str] | None
     )
 
 
+def check_space(space: Any, columns: Columns, *tables_of_rows: Tensor) -> None:
+    """Raise DataError if rows lie where a flow of bounded space, such as angles, never is."""
+    for x in tables_of_rows:
+        inside = space.check(columns.inverse_and_ladj(x)[0])
+        if not bool(inside.all()):
+            row = int((~inside).nonzero()[0, 0])
+            raise DataError(
+                f"x has {int((~inside).sum())} rows outside of the space of this flow, which is "
+                f"{getattr(space, 'base_constraint', space)}; one is {x[row].tolist()}. Bring "
+                "them there (angles by pyro_flows.ops.wrap), or choose a flow over all numbers."
+            )
+
+
 def build_flow(spec: FlowSpec, dim: int, context_dim: int, options: Mapping[str, Any]) -> Any:
     """A new flow from what the user gave.
 

@@ -67,6 +67,12 @@ class Columns(Layer):
         u = raw.inverse_and_ladj(x)[0]
         return cls(raw.low, raw.high, u.mean(0), u.std(0, correction=0))
 
+    def without_scale(self) -> Columns:
+        """The same bounds, with mean 0 and standard deviation 1 left out."""
+        return Columns(
+            self.low, self.high, torch.zeros_like(self.loc), torch.ones_like(self.scale)
+        )
+
     @property
     def codomain(self) -> Any:  # type: ignore[override]
         """The box of the bounds."""

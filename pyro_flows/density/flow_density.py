@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyro.distributions as dist
 import torch
+from pyro.distributions import constraints
 from torch import Tensor, nn
 
 from pyro_flows.density import tables
@@ -21,6 +22,7 @@ from pyro_flows.density.arguments import (
     check_arguments,
     check_inside,
     check_number,
+    check_space,
     is_count,
     make_columns,
     make_context_columns,
@@ -39,6 +41,7 @@ from pyro_flows.nn import set_dropout
 from pyro_flows.training import Report, Score
 from pyro_flows.training.loop import now
 from pyro_flows.training.randomness import torch_seeded
+from pyro_flows.transforms.base import is_real
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -53,7 +56,8 @@ class FlowDensity(Estimator):
     """The density of rows of data, or of rows given a context, by a normalizing flow.
 
     ``fit`` brings each column to mean 0 and standard deviation 1 (bounded columns to the whole
-    line first), trains the flow by maximum likelihood, and keeps the state that is best on rows
+    line first; where the flow itself is bounded, as "ncsf" is to angles, columns are left as they
+    are), trains the flow by maximum likelihood, and keeps the state that is best on rows
     held out. Densities are those of the data as given: the Jacobians of all that are included.
 
     Args:
@@ -193,10 +197,14 @@ class FlowDensity(Estimator):
 
     def _train(self, units: Units, rows: Rows, held: Rows, started: float) -> None:
         """Build the flow, train it, and note what happened."""
-        inner, ladj = units.standardise(rows)
-        inner_held, held_ladj = units.standardise(held)
         flow = build_flow(self.flow, units.dim, units.context_dim, self.flow_options or {})
         flow.to(units.device, units.dtype)
+        space = getattr(getattr(flow, "transform", None), "codomain", constraints.real_vector)
+        if not is_real(space):
+            units.columns = units.columns.without_scale()
+            check_space(space, units.columns, rows.x, held.x)
+        inner, ladj = units.standardise(rows)
+        inner_held, held_ladj = units.standardise(held)
         components = None
         if takes_start(flow, self.flow) and self.components is not None:
             counts = _candidates(self.components)

@@ -15,6 +15,7 @@ import torch
 from pyro_flows import transforms
 from pyro_flows.density import FlowDensity
 from pyro_flows.distributions import Flow
+from pyro_flows.errors import DataError
 
 QUICK = {"flow": "realnvp", "num_steps": 30, "progress": False}
 OPTIONS = {"flow_options": {"layers": 2, "hidden_dims": (16,)}}
@@ -274,6 +275,35 @@ class TestFlows:
         density = FlowDensity(build, num_steps=20, progress=False).fit(skewed())
         x = skewed()
         np.testing.assert_array_equal(density.score_samples(x), density.score_samples(x))
+
+
+class TestAngles:
+    @staticmethod
+    def angles(n=400):
+        g = np.random.default_rng(0)
+        first = g.vonmises(3.0, 2.0, size=n)  # across the seam at pi
+        return np.stack([first, g.vonmises(first, 4.0)], 1)
+
+    def test_they_are_left_as_they_are(self, tmp_path):
+        x = self.angles()
+        density = FlowDensity("ncsf", num_steps=100, progress=False).fit(x)
+        edges = np.linspace(-np.pi, np.pi, 201)
+        centres = (edges[1:] + edges[:-1]) / 2
+        grid = np.stack(np.meshgrid(centres, centres, indexing="ij"), -1).reshape(-1, 2)
+        total = np.exp(density.score_samples(grid)).sum() * (edges[1] - edges[0]) ** 2
+        assert total == pytest.approx(1.0, abs=0.01)
+        assert (np.abs(density.sample(2000)) <= np.pi + 1e-6).all()
+        seam = density.score_samples([[-np.pi + 1e-4, 0.3], [np.pi - 1e-4, 0.3]])
+        assert seam[0] == pytest.approx(seam[1], abs=0.01)
+        assert np.isneginf(density.score_samples([[4.0, 0.0]]))
+        back = FlowDensity.load(density.save(tmp_path / "fit"))
+        np.testing.assert_array_equal(back.score_samples(x), density.score_samples(x))
+
+    def test_others_are_refused(self):
+        x = self.angles()
+        x[7, 1] = 5.0
+        with pytest.raises(DataError, match="1 rows outside of the space.*by pyro_flows.ops.wrap"):
+            FlowDensity("ncsf", num_steps=2, progress=False).fit(x)
 
 
 class TestInPyro:
