@@ -14,14 +14,18 @@ from typing import Any, cast
 
 import torch
 from pyro.distributions import constraints
+from torch import Tensor
 
 from pyro_flows.density.fitting import Rows
 from pyro_flows.distributions import CorrelatedMixture, Flow, StandardNormal
-from pyro_flows.ops import factor_covariance, fit_gaussians
+from pyro_flows.ops import Gaussians, factor_covariance, fit_gaussians
 from pyro_flows.transforms import CholeskyAffine, Layer
 
 # Rows that the mixtures are fitted to, at most: their few numbers need no more.
 MOST_ROWS = 20_000
+# Passes of each fit, and those where a pass handles so many products of two columns that all the
+# fits would take minutes: a start needn't be the optimum.
+PASSES, FEW_PASSES, MANY_PRODUCTS = 100, 30, 5e7
 
 
 def takes_start(flow: Any, spec: Any) -> bool:
@@ -56,19 +60,36 @@ def find_start(flow: Flow, rows: Rows, held: Rows, candidates: Sequence[int], se
         candidates: numbers of Gaussians to try; those too many for the rows are left out.
         seed: of the mixtures' starts.
     """
-    x = rows.x[:MOST_ROWS].double()
-    fits = []
-    for count in candidates if rows.context is None else ():
-        # Fewer rows to a Gaussian than it has axes, and its covariance would be all ridge.
-        if count * (flow.dim + 1) < len(x):
-            gaussians = fit_gaussians(x, count, seed=seed)
-            fits.append((float(gaussians.log_prob(held.x.double()).mean()), count))
-    best = max(fits)[1] if fits else 0
-    started = with_start(flow, best).to(rows.x)
+    started = with_start(flow, 0).to(rows.x)
+    x = rows.x[:MOST_ROWS]
     affine = cast("CholeskyAffine", started.transform.layers[-1])
-    affine.set(x.mean(0), factor_covariance(x))
-    started.initialize(rows.x[:MOST_ROWS], _head(rows))
-    return started
+    affine.set(x.double().mean(0), factor_covariance(x.double()))
+    started.initialize(x, _head(rows))
+    if rows.context is not None:
+        return started
+    # Layers such as ActNorm are set: the mixtures see what all of them leave of the data.
+    z, held_z = (started.transform.inverse_and_ladj(r)[0].double() for r in (x, held.x))
+    fits = _mixtures(z, held_z, candidates, seed)
+    if not fits:
+        return started
+    _, count, gaussians = max(fits, key=lambda fit: fit[0])
+    base = CorrelatedMixture(flow.dim, count).to(rows.x)
+    base.set(gaussians)
+    return Flow([cast("Layer", layer) for layer in started.transform.layers], base)
+
+
+def _mixtures(
+    z: Tensor, held: Tensor, candidates: Sequence[int], seed: int
+) -> list[tuple[float, int, Gaussians]]:
+    """Mean log density of the held-out rows, number of Gaussians, and these."""
+    fits = []
+    for count in candidates:
+        # Fewer rows to a Gaussian than it has axes, and its covariance would be all ridge.
+        if count * (z.shape[1] + 1) < len(z):
+            passes = FEW_PASSES if z.numel() * z.shape[1] > MANY_PRODUCTS else PASSES
+            gaussians = fit_gaussians(z, count, seed=seed, most_passes=passes)
+            fits.append((float(gaussians.log_prob(held).mean()), count, gaussians))
+    return fits
 
 
 def _head(rows: Rows) -> Any:
