@@ -104,3 +104,16 @@ def test_it_starts_on_fewer_rows_than_columns(name):
     assert np.isfinite(density.score_samples(x)).all()
     # Not far below independent normals, though 36 rows don't span 50 columns.
     assert density.best_score_ > -1.419 * 50 - 30
+
+
+def test_rows_in_order_start_as_those_out_of_order(monkeypatch):
+    monkeypatch.setattr("pyro_flows.density.start.MOST_ROWS", 500)
+    x = torch.randn(3000, 2, generator=torch.Generator().manual_seed(0))
+    x = (x - x.mean(0)) / x.std(0)
+    held, context = torch.randn(200, 2), torch.randn(3000, 1)
+    in_order = x[x[:, 0].argsort()]
+    for rows in (Rows(in_order), Rows(in_order, context)):
+        given = None if rows.context is None else context[:200]
+        plain = make("realnvp", 2, 0 if given is None else 1)
+        flow = find_start(plain, rows, Rows(held, given), (1,), 0)
+        assert flow.log_prob(held, given).mean() > -3.0
