@@ -136,6 +136,14 @@ def check_number(rows: Rows) -> None:
 
 def split(rows: Rows, holdout: float) -> tuple[Rows, Rows]:
     """Rows to train on and rows held out, by chance."""
+    copies = tables.count_copies(rows.x, rows.context)
+    if copies > tables.MOST_SHARED * len(rows):
+        warnings.warn(
+            f"{copies} of {len(rows)} rows repeat others. With copies among the rows held out, a "
+            "flow can learn rows by heart and best_score_ doesn't show it. Drop the copies, or "
+            "give fit a validation set of other rows.",
+            stacklevel=3,
+        )
     count = min(max(1, round(holdout * len(rows))), len(rows) - 2)
     order = torch.randperm(len(rows)).to(rows.x.device)
     return rows[order[count:]], rows[order[:count]]

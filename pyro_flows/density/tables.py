@@ -104,6 +104,18 @@ def repeated_columns(rows: Tensor, names: list[str] | None) -> tuple[str, str]:
     return _label(few, names), _label(one, names)
 
 
+def count_copies(*parts: Tensor | None) -> int:
+    """How many rows are equal to one before them, in all parts of the table."""
+    key, factor = torch.zeros((), dtype=torch.long), 1
+    for part in parts:
+        for column in () if part is None else part.unbind(-1):
+            # Their bits by odd numbers, modulo 2^64: whole, as no sum of scaled numbers is.
+            factor = factor * 0x9E3779B97F4A7C15 % 2**64
+            signed = factor - 2**64 if factor >= 2**63 else factor
+            key = key.to(column.device) + column.contiguous().view(torch.long) * signed
+    return len(key) - len(key.unique())
+
+
 def dependent_columns(rows: Tensor, names: list[str] | None) -> str:
     """Columns that are linear in those before them, in words; "" for none, or too few rows."""
     rows = rows[:: max(1, len(rows) // LOOKED_AT)]

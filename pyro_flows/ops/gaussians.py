@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pyro_flows.errors import DataError
 from pyro_flows.ops.clusters import kmeans
 
 # Points taken at once: few enough for their products to stay near the processor; and of many
@@ -117,8 +118,14 @@ def factor_covariance(x: Tensor) -> Tensor:
     factor, failed = torch.linalg.cholesky_ex(covariance)
     if not bool(failed):
         return factor
+    spread = float(covariance.diagonal().mean())
+    if not 0 < spread < math.inf:
+        raise DataError(
+            f"factor_covariance expected finite points that differ, but got {count} of mean "
+            f"variance {spread}. Drop points that aren't finite; of equal ones there is no shape."
+        )
     share = 1e-6 if count > dim + 1 else 1.0
-    ridge = share * covariance.diagonal().mean() * torch.eye(dim).to(covariance)
+    ridge = share * spread * torch.eye(dim).to(covariance)
     return torch.linalg.cholesky(covariance + ridge)
 
 

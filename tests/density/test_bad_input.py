@@ -93,6 +93,18 @@ def test_columns_that_depend_on_others_are_warned_of(name):
         assert np.isfinite(density.sample(5)).all()
 
 
+def test_copies_of_rows_are_warned_of():
+    x, context = rows(100), rows(200, 1)
+    twice = np.concatenate([x, x])
+    with pytest.warns(UserWarning, match="100 of 200 rows repeat others"):
+        FlowDensity(**QUICK).fit(twice)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        FlowDensity(**QUICK).fit(twice, validation=rows(50, seed=1))
+        FlowDensity(**QUICK).fit(twice, context)
+        FlowDensity(**QUICK).fit(np.concatenate([x, x + [0.0, 1e-9, 0.0]]) * [1e9, 1, 1e-9])
+
+
 def test_usual_columns_are_not_warned_of():
     with warnings.catch_warnings():
         warnings.simplefilter("error")

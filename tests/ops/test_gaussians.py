@@ -8,7 +8,7 @@ import torch
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
 from pyro_flows.distributions import CorrelatedMixture, Flow
-from pyro_flows.errors import ShapeError
+from pyro_flows.errors import DataError, ShapeError
 from pyro_flows.ops import Gaussians, factor_covariance, fit_gaussians, gaussians
 from pyro_flows.transforms import AffineCoupling
 
@@ -73,6 +73,12 @@ def test_points_that_do_not_span_the_space(rows):
 def test_more_gaussians_than_distinct_points(count):
     x = torch.tensor([[0.0, 0.0], [1.0, 5.0], [2.0, 0.0]]).repeat(20, 1)
     assert torch.isfinite(fit_gaussians(x, count).log_prob(x)).all()
+
+
+@pytest.mark.parametrize("value", [1.0, torch.nan])
+def test_points_without_a_shape(value):
+    with pytest.raises(DataError, match="finite points that differ, but got 20 of mean variance"):
+        fit_gaussians(torch.full((20, 2), value), 2)
 
 
 def test_many_columns_are_taken_few_rows_at_once(monkeypatch):
