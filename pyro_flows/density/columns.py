@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from numbers import Real
 from typing import Any
 
@@ -75,8 +76,19 @@ class Columns(Layer):
 
     @property
     def codomain(self) -> Any:  # type: ignore[override]
-        """The box of the bounds."""
-        return constraints.independent(constraints.interval(self.low, self.high), 1)
+        """The box of the bounds, in words that torch knows a bijection for.
+
+        It has none for an interval without an end: inference over such a column would see NaN.
+        """
+        lower, upper, both = self._kinds()
+        kinds = torch.stack([lower, upper, both]).long().T.tolist()
+        runs = [(kind, len(list(run))) for kind, run in groupby(kinds)]
+        lengths = [length for _, length in runs]
+        ends = zip(self.low.split(lengths), self.high.split(lengths), strict=True)
+        parts = [_one_constraint(kind, *end) for (kind, _), end in zip(runs, ends, strict=True)]
+        if len(parts) > 1:
+            return constraints.independent(constraints.cat(parts, -1, lengths), 1)
+        return constraints.independent(parts[0], 1) if any(kinds[0]) else constraints.real_vector
 
     def _kinds(self) -> tuple[Tensor, Tensor, Tensor]:
         """Which columns have a lower, an upper, and both bounds."""
@@ -130,6 +142,15 @@ class Columns(Layer):
     @staticmethod
     def _finite(bound: Tensor) -> Tensor:
         return torch.where(bound.isfinite(), bound, torch.zeros_like(bound))
+
+
+def _one_constraint(kind: list[int], low: Tensor, high: Tensor) -> Any:
+    """Of columns alike: with a lower, an upper, or both bounds, or none."""
+    if kind[0]:
+        return constraints.greater_than(low)
+    if kind[1]:
+        return constraints.less_than(high)
+    return constraints.interval(low, high) if kind[2] else constraints.real
 
 
 def read_support(support: Any, dim: int, names: list[str] | None = None) -> list[Bounds]:

@@ -45,6 +45,20 @@ def test_it_is_what_torch_makes_of_the_constraints():
     torch.testing.assert_close(x[:, 3], biject_to(constraints.interval(-1.0, 3.0))(u[:, 3]))
 
 
+@pytest.mark.parametrize("kinds", [[0], [1], [2], [3], [0, 0, 1, 1, 3], [0, 1, 2, 3, 0]])
+def test_torch_has_a_bijection_onto_the_codomain(kinds):
+    low, high = LOW[kinds], HIGH[kinds]
+    layer = Columns(low, high, torch.zeros_like(low), torch.ones_like(low)).double()
+    u = torch.randn(2, 5, len(kinds), dtype=torch.float64)
+    x = biject_to(layer.codomain)(u)
+    torch.testing.assert_close(x, layer.forward_and_ladj(u)[0])
+    torch.testing.assert_close(biject_to(layer.codomain).inv(x), u)
+    assert layer.codomain.check(x).all()
+    assert layer.codomain.check(x).shape == (2, 5)
+    outside = torch.where(low.isfinite(), low - 1, torch.where(high.isfinite(), high + 1, low))
+    assert layer.codomain.check(outside.nan_to_num(neginf=0.0)) == (kinds == [0])
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("size", [0.0, 1.0, 30.0, 1e3])
 def test_draws_stay_inside_however_extreme(size, dtype):

@@ -11,6 +11,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro.infer import autoguide
 
 from pyro_flows import transforms
 from pyro_flows.density import FlowDensity
@@ -315,6 +316,21 @@ class TestInPyro:
         trace = pyro.poutine.trace(lambda: pyro.sample("x", made)).get_trace()
         assert trace.nodes["x"]["value"].shape == (2,)
         assert torch.isfinite(trace.log_prob_sum())
+
+    @pytest.mark.parametrize("support", [None, "positive", ["positive", None], [None, (0, 1)]])
+    def test_inference_over_a_prior(self, support):
+        density = FlowDensity(**QUICK, **OPTIONS, support=support).fit(skewed())
+
+        def model():
+            z = pyro.sample("z", density.distribution())
+            pyro.sample("y", dist.Normal(z[1], 0.1), obs=torch.tensor(0.9))
+
+        guide = autoguide.AutoNormal(model)
+        svi = pyro.infer.SVI(model, guide, pyro.optim.Adam({"lr": 0.03}), pyro.infer.Trace_ELBO())
+        losses = [svi.step() for _ in range(100)]
+        pyro.clear_param_store()
+        assert np.mean(losses[-20:]) < np.mean(losses[:20])
+        assert density.columns_.inside(guide.median()["z"]).all()
 
     def test_as_a_likelihood(self):
         x = skewed()
