@@ -241,7 +241,14 @@ def build_flow(spec: FlowSpec, dim: int, context_dim: int, options: Mapping[str,
             "FlowDensity expected flow to be a registered name, a function of dim, or a Flow, but "
             f"got {type(spec).__name__}. Registered are: {', '.join(flows.available())}."
         )
+    if isinstance(made, Layer):
+        made = Flow([made])
     flow = made if isinstance(made, torch.nn.Module) else Flow(list(made))
+    if not hasattr(flow, "log_prob"):
+        raise DensityError(
+            f"FlowDensity expected a flow, which has log_prob(x, context), but got "
+            f"{type(flow).__name__}. Pass a Flow, or layers."
+        )
     sizes = (getattr(flow, "dim", dim), getattr(flow, "context_dim", context_dim))
     if sizes != (dim, context_dim):
         raise ShapeError(

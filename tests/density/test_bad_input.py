@@ -241,6 +241,11 @@ def test_before_fit(call):
             ShapeError,
             "dim=3, context_dim=0, but got dim=2",
         ),
+        (
+            {"flow": torch.nn.Linear(3, 3)},
+            DensityError,
+            r"which has log_prob\(x, context\), but got Linear",
+        ),
         ({"batch_size": 0}, DensityError, "batch_size to be an integer >= 1, but got 0"),
         ({"num_steps": 2.5}, DensityError, "num_steps to be an integer >= 1, but got 2.5"),
         ({"max_epochs": None}, DensityError, "max_epochs to be an integer >= 1, but got None"),

@@ -256,6 +256,11 @@ class TestFlows:
         assert plain.flow_.context_dim == 0
         assert given.flow_.context_dim == 1
 
+    @pytest.mark.parametrize("flow", [transforms.AffineCoupling, transforms.AffineCoupling(2)])
+    def test_a_single_layer(self, flow):
+        density = FlowDensity(flow, num_steps=2, progress=False).fit(skewed())
+        assert density.sample(3).shape == (3, 2)
+
     def test_what_is_set_from_data_is_set(self):
         class Seen(transforms.AffineCoupling):
             def initialize(self, y, context=None):
