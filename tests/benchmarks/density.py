@@ -24,6 +24,7 @@ and for BSDS300 by that for BSDS300.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import math
 import os
@@ -199,6 +200,7 @@ def fit(model: str, name: str, split: int | None, parts: Any, args: argparse.Nam
         "clock": args.clock,
         "threads": args.threads,
         "seed": args.seed,
+        "options": options_of(model, args),
         "test": float(scores.mean()),
         "se": float(scores.std() / math.sqrt(len(scores))),
         "validation": estimator.best_score_,
@@ -213,8 +215,19 @@ def fit(model: str, name: str, split: int | None, parts: Any, args: argparse.Nam
 
 def key(line: dict[str, Any]) -> str:
     """What makes a fit the same fit."""
-    names = ("set", "model", "tag", "split", "limit", "clock", "threads", "seed")
-    return "_".join(str(line[name]) for name in names)
+    names = ("set", "model", "tag", "split", "limit", "clock", "threads", "seed", "options")
+    return "_".join(str(line[name]) for name in names if line.get(name, "") != "")
+
+
+def options_of(model: str, args: argparse.Namespace) -> str:
+    """A few letters that stand for options other than the defaults; nothing for the defaults."""
+    own = {"flow": args.flow, "flow_options": args.flow_options}
+    asked = {"fit_options": args.fit_options, **(own if model == "ours" else {})}
+    if model != "ours":
+        asked["peer_learning_rate"] = args.peer_learning_rate
+    usual = {"flow": "nsf", "flow_options": "{}", "fit_options": "{}", "peer_learning_rate": 1e-3}
+    other = {name: value for name, value in asked.items() if value != usual[name]}
+    return hashlib.sha1(json.dumps(other).encode()).hexdigest()[:8] if other else ""
 
 
 def run(args: argparse.Namespace) -> None:
@@ -230,7 +243,7 @@ def run(args: argparse.Namespace) -> None:
     ):
         for model in args.models:
             asked = {**vars(args), "set": name, "model": model, "split": split}
-            asked["limit"] = args.seconds
+            asked["limit"], asked["options"] = args.seconds, options_of(model, args)
             if key(asked) in have:
                 continue
             scores, line = fit(model, name, split, parts, args)
@@ -274,9 +287,11 @@ def table(args: argparse.Namespace) -> None:
 
 def compare(ours: list[Any], theirs: list[Any]) -> str:
     """The paired difference of test rows over the fits both have, in words."""
-    by_split = {line["split"]: scores for line, scores in theirs}
+    others = {(line["split"], line["seed"]): scores for line, scores in theirs}
     pairs = [
-        scores - by_split[line["split"]] for line, scores in ours if line["split"] in by_split
+        scores - others[line["split"], line["seed"]]
+        for line, scores in ours
+        if (line["split"], line["seed"]) in others
     ]
     if not pairs:
         return "not compared"

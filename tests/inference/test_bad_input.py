@@ -218,6 +218,6 @@ def test_every_error_has_one_base_and_says_what_it_is():
         assert kind.__doc__
         assert str(kind("What, and what to do.")) == "What, and what to do."
         if kind is not errors.PyroFlowsError:
-            standard = (ValueError, KeyError, RuntimeError)
+            standard = (ValueError, KeyError, RuntimeError, TypeError)
             assert issubclass(kind, standard), "so that plain except clauses work"
             assert kind.__name__ in errors.__doc__, "drawn in the tree"
