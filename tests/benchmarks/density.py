@@ -215,8 +215,9 @@ def fit(model: str, name: str, split: int | None, parts: Any, args: argparse.Nam
 
 def key(line: dict[str, Any]) -> str:
     """What makes a fit the same fit."""
-    names = ("set", "model", "tag", "split", "limit", "clock", "threads", "seed", "options")
-    return "_".join(str(line[name]) for name in names if line.get(name, "") != "")
+    names = ("set", "model", "tag", "split", "limit", "clock", "threads", "seed")
+    options = line.get("options", "")
+    return "_".join([*(str(line[name]) for name in names), *([options] if options else [])])
 
 
 def options_of(model: str, args: argparse.Namespace) -> str:
