@@ -98,7 +98,8 @@ class FlowDensity(Estimator):
         n_features_in_: number of columns.
         n_context_in_: number of columns of the context, 0 for none.
         feature_names_in_: names of the columns, if they came in a data frame.
-        best_score_: mean log density of the held-out rows under the state that was kept.
+        best_score_: mean log density of the held-out rows under the state that was kept; of those
+            inside the flow's space, plus the log of their share, where others score -inf.
         best_score_se_: its standard error.
         history_: arrays "step", "log_density" (of each minibatch), "heldout_step",
             "heldout_log_density", "heldout_se".

@@ -13,13 +13,13 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
-from pyro.distributions import constraints
 from torch import Tensor
 
 from pyro_flows.density.fitting import Rows
 from pyro_flows.distributions import CorrelatedMixture, Flow, StandardNormal
 from pyro_flows.ops import Gaussians, factor_covariance, fit_gaussians
 from pyro_flows.transforms import CholeskyAffine, Layer
+from pyro_flows.transforms.base import is_real
 
 # Rows that the mixtures are fitted to, at most: their few numbers need no more.
 MOST_ROWS = 20_000
@@ -34,8 +34,8 @@ def takes_start(flow: Any, spec: Any) -> bool:
         isinstance(spec, str)
         and type(flow) is Flow
         and type(flow.base) is StandardNormal
-        and flow.transform.codomain is constraints.real_vector
-        and flow.transform.domain is constraints.real_vector
+        and is_real(flow.transform.codomain)
+        and is_real(flow.transform.domain)
     )
 
 

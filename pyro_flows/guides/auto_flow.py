@@ -18,7 +18,7 @@ from pyro.infer.autoguide.guides import AutoContinuous, AutoGuide
 from pyro.infer.autoguide.utils import helpful_support_errors
 from pyro.nn.module import PyroModule
 from torch import Tensor
-from torch.distributions import biject_to, constraints
+from torch.distributions import biject_to
 
 from pyro_flows import flows
 from pyro_flows.distributions import Flow, FlowDistribution
@@ -35,6 +35,7 @@ from pyro_flows.guides.unpack import (
     unconstrain,
 )
 from pyro_flows.transforms import CholeskyAffine, Compose, Layer, NonCentring
+from pyro_flows.transforms.base import is_real
 
 QUANTILE_DRAWS = 10_000
 
@@ -480,8 +481,8 @@ def _build(spec: FlowSpec, dim: int, levels: list[int] | None) -> Flow:
             f"dim={dim}, but got dim={flow.dim}, context_dim={flow.context_dim}. Pass a name or a "
             "function of dim: AutoFlow(model, flow=lambda dim: [...])."
         )
-    spaces = {flow.transform.domain, flow.transform.codomain}
-    if spaces != {constraints.real_vector}:
+    spaces = flow.transform.domain, flow.transform.codomain
+    if not all(is_real(space) for space in spaces):
         raise GuideError(
             f"AutoFlow expected a flow of real vectors, but got one between {spaces}. Latents of "
             "other supports are moved there apart; choose a flow such as 'nsf'."

@@ -9,7 +9,7 @@ import pytest
 import torch
 from pyro.infer import SVI, Trace_ELBO
 
-from pyro_flows import AutoFlow, flows
+from pyro_flows import AutoFlow, flows, transforms
 from pyro_flows.errors import GuideError
 
 NAMES = [name for name in flows.available() if flows.facts(name).space == "real numbers"]
@@ -39,3 +39,17 @@ def test_a_flow_of_angles_is_refused():
     guide = AutoFlow(model, flow="ncsf")
     with pytest.raises(GuideError, match="AutoFlow expected a flow of real vectors, but got one"):
         guide.setup()
+
+
+class OwnConstraint(transforms.Shift):
+    """A univariate of the real line that says so by a constraint of its own."""
+
+    domain = codomain = torch.distributions.constraints.independent(
+        torch.distributions.constraints.real, 0
+    )
+
+
+def test_the_real_line_by_any_name():
+    """A layer of another package may spell its space in its own way."""
+    guide = AutoFlow(model, flow=lambda dim: [transforms.Elementwise(dim, OwnConstraint())])
+    assert guide().keys() == {"mu", "tau"}
