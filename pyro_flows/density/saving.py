@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 import warnings
-from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +22,7 @@ from pyro_flows.density.fitting import Rows
 from pyro_flows.density.start import with_start
 from pyro_flows.density.units import Units
 from pyro_flows.errors import PyroFlowsError, SavedDensityError
+from pyro_flows.training.folders import write_folder
 
 if TYPE_CHECKING:
     from pyro_flows.density.flow_density import FlowDensity
@@ -67,40 +66,17 @@ def save(density: FlowDensity, path: Path) -> Path:
         "heldout": {"x": density.heldout_.x, "context": density.heldout_.context},
         "history": {k: torch.as_tensor(v) for k, v in density.history_.items()},
     }
-    _write(path, text, tensors)
+
+    def write(folder: Path) -> None:
+        (folder / FILES[0]).write_text(text, encoding="utf-8")
+        torch.save(tensors, folder / FILES[1])
+
+    refusal = SavedDensityError(
+        f"FlowDensity.save expected a new name or an older density, but {path} is something "
+        "else. Choose another name."
+    )
+    write_folder(path, FILES[0], write, refusal)
     return path
-
-
-def _write(path: Path, text: str, tensors: dict[str, Any]) -> None:
-    """Written beside and moved into place, so that an interrupted save loses nothing."""
-    if path.exists() and not (path / FILES[0]).exists():
-        raise SavedDensityError(
-            f"FlowDensity.save expected a new name or an older density, but {path} is something "
-            "else. Choose another name."
-        )
-    draft, aside = _free_name(path, ".partial"), _free_name(path, ".older")
-    try:
-        draft.mkdir(parents=True)
-        (draft / FILES[0]).write_text(text, encoding="utf-8")
-        torch.save(tensors, draft / FILES[1])
-        if not path.exists():
-            draft.rename(path)
-            return
-        path.rename(aside)
-        try:
-            draft.rename(path)
-        except BaseException:
-            aside.rename(path)
-            raise
-        shutil.rmtree(aside)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-
-
-def _free_name(path: Path, end: str) -> Path:
-    """A name beside ``path`` that nobody uses: what is there may be the user's."""
-    names = (path.with_name(f"{path.name}{end}{number}") for number in count())
-    return next(name for name in names if not name.exists())
 
 
 def _plain(value: Any) -> Any:

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import warnings
 from dataclasses import asdict
 from pathlib import Path
@@ -22,6 +21,7 @@ from pyro_flows.errors import SavedPosteriorError
 from pyro_flows.guides import AutoFlow, LogJoint, named_sites
 from pyro_flows.inference.randomness import seeded
 from pyro_flows.training import Report
+from pyro_flows.training.folders import write_folder
 
 if TYPE_CHECKING:
     from pyro_flows.inference.posterior import Posterior
@@ -75,37 +75,18 @@ def save(posterior: Posterior, path: Path) -> Path:
     }
     if plain:
         tensors["arguments"] = {"args": list(args), "kwargs": dict(kwargs)}
-    # Written beside and moved into place, so that an interrupted save loses nothing.
-    draft = path.with_name(path.name + ".partial")
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True)
-    (draft / FILES[0]).write_text(json.dumps(config, indent=1), encoding="utf-8")
-    torch.save(tensors, draft / FILES[1])
-    np.savez_compressed(draft / FILES[2], **arrays)  # type: ignore[arg-type]
-    if path.exists():
-        if not (path / FILES[0]).exists():
-            shutil.rmtree(draft)
-            raise SavedPosteriorError(
-                f"Posterior.save expected a new name or an older posterior, but {path} is "
-                "something else. Choose another name."
-            )
-        _replace(path, draft)
-    else:
-        draft.rename(path)
+
+    def write(folder: Path) -> None:
+        (folder / FILES[0]).write_text(json.dumps(config, indent=1), encoding="utf-8")
+        torch.save(tensors, folder / FILES[1])
+        np.savez_compressed(folder / FILES[2], **arrays)  # type: ignore[arg-type]
+
+    refusal = SavedPosteriorError(
+        f"Posterior.save expected a new name or an older posterior, but {path} is something else. "
+        "Choose another name."
+    )
+    write_folder(path, FILES[0], write, refusal)
     return path
-
-
-def _replace(path: Path, draft: Path) -> None:
-    """Put ``draft`` in the place of ``path``; one of the two is there whatever happens."""
-    aside = path.with_name(path.name + ".older")
-    shutil.rmtree(aside, ignore_errors=True)
-    path.rename(aside)
-    try:
-        draft.rename(path)
-    except BaseException:
-        aside.rename(path)
-        raise
-    shutil.rmtree(aside)
 
 
 def load(path: Path, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Posterior:

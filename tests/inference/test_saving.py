@@ -344,7 +344,7 @@ class TestSaving:
         rename = Path.rename
 
         def interrupted(*args, **kwargs):
-            if where == "replace" and args[0].suffix != ".partial":
+            if where == "replace" and ".partial" not in args[0].name:
                 return rename(*args)
             raise KeyboardInterrupt
 
@@ -367,6 +367,15 @@ class TestSaving:
         fitted("normal").save(saved)
         assert_same(fitted("normal"), Posterior.load(saved, normal_mean))
         assert [path.name for path in saved.parent.iterdir()] == [saved.name]
+
+    def test_names_beside_it_are_left_alone(self, saved):
+        mine = [saved.with_name(saved.name + end) for end in (".partial", ".older", ".partial0")]
+        for folder in mine:
+            folder.mkdir()
+            (folder / "mine.txt").write_text("1")
+        fitted("normal").save(saved)
+        assert sorted(saved.parent.iterdir()) == sorted([saved, *mine])
+        assert all((folder / "mine.txt").exists() for folder in mine)
 
     def test_something_else_is_never_overwritten(self, tmp_path):
         folder, file = tmp_path / "thesis", tmp_path / "notes.txt"
