@@ -16,8 +16,9 @@ from torch import Tensor
 
 from pyro_flows import flows
 from pyro_flows.density import tables
-from pyro_flows.density.columns import Bounds, Columns
+from pyro_flows.density.columns import Columns
 from pyro_flows.density.fitting import Rows
+from pyro_flows.density.support import Bounds
 from pyro_flows.distributions import Flow
 from pyro_flows.errors import ContextError, DataError, DensityError, ShapeError
 from pyro_flows.transforms import Layer
@@ -150,7 +151,7 @@ def split(rows: Rows, holdout: float) -> tuple[Rows, Rows]:
 
 
 def make_columns(x: Tensor, bounds: list[Bounds], names: list[str] | None) -> Columns:
-    """Supports as given, mean and standard deviation from data."""
+    """Supports as given, tails, mean and standard deviation from data."""
     tables.check_varies(x, "x", names)
     low, high = torch.tensor(bounds, dtype=x.dtype, device=x.device).unbind(-1)
     columns = Columns(low, high, torch.zeros_like(low), torch.ones_like(low))

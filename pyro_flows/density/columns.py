@@ -6,9 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from itertools import groupby
-from numbers import Real
 from typing import Any
 
 import torch
@@ -16,30 +14,23 @@ import torch.nn.functional as F
 from pyro.distributions import constraints
 from torch import Tensor
 
-from pyro_flows.errors import DensityError
+from pyro_flows.density.tails import Tails
 from pyro_flows.transforms import Layer
-
-Bounds = tuple[float, float]
-REAL: Bounds = (-math.inf, math.inf)
-NAMED: dict[str, Bounds] = {
-    "real": REAL,
-    "positive": (0.0, math.inf),
-    "negative": (-math.inf, 0.0),
-    "unit": (0.0, 1.0),
-}
 
 
 class Columns(Layer):
     """From standardised numbers to columns in their own units, bounded where they are.
 
-    ``u = loc + scale z``, then per column ``u``; ``low + exp(u)`` or ``high - exp(u)`` with one
-    bound; ``low + (high - low) sigmoid(u)`` with two.
+    ``u = loc + scale z``, heavy tails where a column has them; then per column ``u``;
+    ``low + exp(u)`` or ``high - exp(u)`` with one bound; ``low + (high - low) sigmoid(u)`` with
+    two.
 
     Args:
         low: lower bounds, shape ``(dim,)``; -inf for none.
         high: upper bounds; inf for none.
-        loc: means of ``u``.
-        scale: standard deviations of ``u``.
+        loc: means of ``u``, before tails.
+        scale: standard deviations of ``u``, before tails.
+        tails: for columns whose values run so far out that a mean and a deviation say nothing.
 
     Outside the bounds, and on them, the log-determinant of the inverse is -inf. Nothing is
     trained. Cost: a few elementwise operations in both directions.
@@ -56,20 +47,25 @@ class Columns(Layer):
     loc: Tensor
     scale: Tensor
 
-    def __init__(self, low: Tensor, high: Tensor, loc: Tensor, scale: Tensor) -> None:
+    def __init__(
+        self, low: Tensor, high: Tensor, loc: Tensor, scale: Tensor, tails: Tails | None = None
+    ) -> None:
         super().__init__(len(low))
+        self.tails = tails
         for name, value in {"low": low, "high": high, "loc": loc, "scale": scale}.items():
             self.register_buffer(name, value.detach().clone())
 
     @classmethod
     def of(cls, x: Tensor, low: Tensor, high: Tensor) -> Columns:
-        """Bounds as given, location and scale from data ``(n, dim)`` inside of them."""
+        """Bounds as given, location, scale and tails from data ``(n, dim)`` inside of them."""
         raw = cls(low.to(x), high.to(x), torch.zeros_like(x[0]), torch.ones_like(x[0]))
         u = raw.inverse_and_ladj(x)[0]
-        return cls(raw.low, raw.high, u.mean(0), u.std(0, correction=0))
+        tails = Tails.of(u)
+        u = u if tails is None else tails.inverse_and_ladj(u)[0]
+        return cls(raw.low, raw.high, u.mean(0), u.std(0, correction=0), tails)
 
     def without_scale(self) -> Columns:
-        """The same bounds, with mean 0 and standard deviation 1 left out."""
+        """The same bounds, with tails, mean 0 and standard deviation 1 left out."""
         return Columns(
             self.low, self.high, torch.zeros_like(self.loc), torch.ones_like(self.scale)
         )
@@ -99,7 +95,7 @@ class Columns(Layer):
         """To the units of the data."""
         self.check(x, context)
         lower, upper, both = self._kinds()
-        u = self.loc + self.scale * x
+        u, tails = self._with_tails(self.loc + self.scale * x)
         # Where a branch isn't taken its argument is harmless, so that no inf gets into gradients.
         one = torch.where(lower | upper, u, torch.zeros_like(u))
         one = one.clamp(max=math.log(torch.finfo(u.dtype).max) - 1)
@@ -110,7 +106,10 @@ class Columns(Layer):
         y = torch.where(both, low + width * two.sigmoid(), y)
         slope = F.logsigmoid(two) + F.logsigmoid(-two) + torch.where(both, width, 1.0).log()
         ladj = one + torch.where(both, slope, torch.zeros_like(slope)) + self.scale.log()
-        return self.pull_inside(y), ladj.sum(-1)
+        return self.pull_inside(y), ladj.sum(-1) + tails
+
+    def _with_tails(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        return (u, u.new_zeros(())) if self.tails is None else self.tails.forward_and_ladj(u)
 
     def pull_inside(self, y: Tensor) -> Tensor:
         """Values that rounding brought to a bound, one number inside; the others as they are."""
@@ -132,8 +131,11 @@ class Columns(Layer):
         u = torch.where(lower | upper, above + below, torch.where(both, above - below, safe))
         width = torch.where(both, high - low, torch.ones_like(low))
         ladj = width.log() - above - below - self.scale.log()
-        ladj = torch.where(inside, ladj, torch.full_like(ladj, -math.inf))
-        return (u - self.loc) / self.scale, ladj.sum(-1)
+        ladj = torch.where(inside, ladj, torch.full_like(ladj, -math.inf)).sum(-1)
+        if self.tails is not None:
+            u, straightened = self.tails.inverse_and_ladj(u)
+            ladj = ladj + straightened
+        return (u - self.loc) / self.scale, ladj
 
     def inside(self, y: Tensor) -> Tensor:
         """Which values lie between the bounds; NaN does, to stay NaN."""
@@ -151,91 +153,3 @@ def _one_constraint(kind: list[int], low: Tensor, high: Tensor) -> Any:
     if kind[1]:
         return constraints.less_than(high)
     return constraints.interval(low, high) if kind[2] else constraints.real
-
-
-def read_support(support: Any, dim: int, names: list[str] | None = None) -> list[Bounds]:
-    """Bounds per column from what the user gave.
-
-    Args:
-        support: None; one specification for all columns; a sequence of ``dim`` of them; or a
-            mapping from column (index or name) to one. A specification is None, "real",
-            "positive", "negative", "unit", a pair ``(low, high)`` with None for no bound, or a
-            one-dimensional constraint of torch.
-        dim: number of columns.
-        names: their names, if they have any.
-
-    Raises:
-        DensityError: it can't be read; the text says what can.
-    """
-    support = _as_list(support)
-    if isinstance(support, Mapping):
-        bounds = [REAL] * dim
-        for key, spec in support.items():
-            bounds[_column(key, dim, names)] = _bounds(spec)
-        return bounds
-    if isinstance(support, Sequence) and not isinstance(support, str) and not _is_pair(support):
-        if len(support) != dim:
-            raise DensityError(
-                f"Expected support= to have one entry for each of {dim} columns, but got "
-                f"{len(support)}. Use None for a column without bounds, or a dict for a few."
-            )
-        return [_bounds(spec) for spec in support]
-    return [_bounds(support)] * dim
-
-
-def _is_pair(spec: Any) -> bool:
-    return (
-        isinstance(spec, Sequence)
-        and len(spec) == 2
-        and all(end is None or isinstance(end, Real) for end in spec)
-        and any(end is not None for end in spec)
-    )
-
-
-def _as_list(value: Any) -> Any:
-    """Arrays and tensors as lists, all else as it is."""
-    return value.tolist() if hasattr(value, "tolist") else value
-
-
-def _bounds(spec: Any) -> Bounds:
-    spec = _as_list(spec)
-    if spec is None:
-        return REAL
-    if isinstance(spec, str) and spec in NAMED:
-        return NAMED[spec]
-    if _is_pair(spec):
-        low = -math.inf if spec[0] is None else float(spec[0])
-        high = math.inf if spec[1] is None else float(spec[1])
-        if low < high:
-            return low, high
-    if isinstance(spec, constraints.Constraint) and spec.event_dim == 0 and not spec.is_discrete:
-        return _bounds_of(spec)
-    raise DensityError(
-        f"Expected support= to hold None, {', '.join(map(repr, NAMED))}, a pair (low, high) with "
-        f"low < high and None for no bound, or a constraint of torch on one number, but got "
-        f"{spec!r}."
-    )
-
-
-def _bounds_of(constraint: Any) -> Bounds:
-    if constraint is constraints.real:
-        return REAL
-    low = getattr(constraint, "lower_bound", None)
-    high = getattr(constraint, "upper_bound", None)
-    if low is None and high is None:
-        raise DensityError(
-            f"Expected an interval or a half line in support=, but got {constraint!r}. Give the "
-            "bounds as a pair (low, high)."
-        )
-    return (-math.inf if low is None else float(low)), (math.inf if high is None else float(high))
-
-
-def _column(key: Any, dim: int, names: list[str] | None) -> int:
-    if names and str(key) in names:
-        return names.index(str(key))
-    if isinstance(key, int) and -dim <= key < dim:
-        return key % dim
-    have = f"named {names}" if names else f"0 to {dim - 1}"
-    raise DensityError(
-        f"support= speaks of column {key!r}, but x has the columns {have}. Use one of those."
-    )

@@ -31,10 +31,11 @@ from pyro_flows.density.arguments import (
     split,
     warn_of_repeats,
 )
-from pyro_flows.density.columns import Columns, read_support
+from pyro_flows.density.columns import Columns
 from pyro_flows.density.estimator import Estimator
 from pyro_flows.density.fitting import Budget, Rows, maximise_likelihood, score_rows
 from pyro_flows.density.start import find_start, takes_start
+from pyro_flows.density.support import read_support
 from pyro_flows.density.units import Units
 from pyro_flows.errors import DataError, DensityError, NotFittedError
 from pyro_flows.nn import set_dropout
@@ -56,9 +57,10 @@ class FlowDensity(Estimator):
     """The density of rows of data, or of rows given a context, by a normalizing flow.
 
     ``fit`` brings each column to mean 0 and standard deviation 1 (bounded columns to the whole
-    line first; where the flow itself is bounded, as "ncsf" is to angles, columns are left as they
-    are), trains the flow by maximum likelihood, and keeps the state that is best on rows
-    held out. Densities are those of the data as given: the Jacobians of all that are included.
+    line first, and power-law tails to normal ones; where the flow itself is bounded, as "ncsf" is
+    to angles, columns are left as they are), trains the flow by maximum likelihood, and keeps
+    the state that is best on rows held out. Densities are those of the data as given: the
+    Jacobians of all that are included.
 
     Args:
         flow: a registered name (:func:`pyro_flows.flows.available`), a function
@@ -71,8 +73,9 @@ class FlowDensity(Estimator):
         seed: all random numbers; the global random state is left as it was.
         flow_options: options of the registered flow, for example ``{"layers": 4}``.
         components: a flow asked for by name starts on a mixture of Gaussians, of so many; of
-            several numbers the one that is best on the held-out rows is taken. With a context it
-            starts as a Gaussian. None: at the standard normal, as flows given otherwise do.
+            several numbers the smallest that the held-out rows can't tell from the best is taken.
+            With a context it starts as a Gaussian. None: at the standard normal, as flows given
+            otherwise do.
         holdout: share of the rows held out, if ``fit`` isn't given a validation set.
         batch_size: rows a step.
         learning_rate: peak learning rate.
@@ -179,11 +182,12 @@ class FlowDensity(Estimator):
             tables.check_varies(rows.context, "context", context_names)
         bounds = read_support(self.support, rows.x.shape[1], names)
         with torch_seeded(int(self.seed)), torch.inference_mode(False), torch.enable_grad():
+            # All rows, also those held out: one far out among them alone would decide everything.
+            columns = make_columns(rows.x, bounds, names)
             if validation is None:
                 rows, held = split(rows, self.holdout)
             else:
                 held = read_validation(validation, rows, x, context)
-            columns = make_columns(rows.x, bounds, names)
             check_inside(columns, held.x, "validation x", names)
             context_columns = None
             if rows.context is not None:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from pyro_flows._version import __version__
 from pyro_flows.density import tables
@@ -20,6 +19,7 @@ from pyro_flows.density.arguments import DTYPES, build_flow
 from pyro_flows.density.columns import Columns
 from pyro_flows.density.fitting import Rows
 from pyro_flows.density.start import with_start
+from pyro_flows.density.tails import Tails
 from pyro_flows.density.units import Units
 from pyro_flows.errors import PyroFlowsError, SavedDensityError
 from pyro_flows.training.folders import write_folder
@@ -27,7 +27,7 @@ from pyro_flows.training.folders import write_folder
 if TYPE_CHECKING:
     from pyro_flows.density.flow_density import FlowDensity
 
-FORMAT = 1
+FORMAT = 2
 FILES = ("density.json", "tensors.pt")
 # Facts of a fit that JSON can hold.
 FACTS = ("best_score_", "best_score_se_", "stop_reason_", "n_steps_", "n_epochs_", "seconds_")
@@ -128,8 +128,8 @@ def _units(config: dict[str, Any], tensors: dict[str, Any], density: FlowDensity
     kind.tensor = config["tensor"]
     context = tensors["context_columns"]
     return Units(
-        Columns(**tensors["columns"]),
-        None if context is None else Columns(**context),
+        _columns(tensors["columns"]),
+        None if context is None else _columns(context),
         kind,
         config["names"],
         DTYPES[density.dtype],
@@ -185,7 +185,11 @@ def _check_complete(config: Any, tensors: Any) -> None:
     }
     if lacking:
         raise ValueError(f"without {', '.join(sorted(lacking))}")
-    if any(set(c) != set(BUFFERS) for c in (tensors["columns"], tensors["context_columns"]) if c):
+    if any(
+        set(c) != {*BUFFERS, "tails"}
+        for c in (tensors["columns"], tensors["context_columns"])
+        if c
+    ):
         raise ValueError("columns of another kind")
 
 
@@ -206,5 +210,14 @@ def _support(columns: Columns) -> list[Any]:
     return [None if pair == [None, None] else pair for pair in ends]
 
 
-def _buffers(columns: Columns) -> dict[str, Tensor]:
-    return {name: getattr(columns, name) for name in BUFFERS}
+def _buffers(columns: Columns) -> dict[str, Any]:
+    tails = columns.tails
+    return {
+        **{name: getattr(columns, name) for name in BUFFERS},
+        "tails": None if tails is None else dict(tails.named_buffers()),
+    }
+
+
+def _columns(buffers: dict[str, Any]) -> Columns:
+    tails = buffers["tails"]
+    return Columns(**{**buffers, "tails": None if tails is None else Tails(**tails)})

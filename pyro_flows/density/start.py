@@ -56,7 +56,7 @@ def find_start(flow: Flow, rows: Rows, held: Rows, candidates: Sequence[int], se
     Args:
         flow: the identity, or near it.
         rows: to fit mixtures to.
-        held: rows that say which number of Gaussians is best.
+        held: rows that say how many Gaussians it takes.
         candidates: numbers of Gaussians to try; those too many for the rows are left out.
         seed: of the mixtures' starts.
     """
@@ -73,23 +73,39 @@ def find_start(flow: Flow, rows: Rows, held: Rows, candidates: Sequence[int], se
     fits = _mixtures(z, held_z, candidates, seed)
     if not fits:
         return started
-    _, count, gaussians = max(fits, key=lambda fit: fit[0])
-    base = CorrelatedMixture(flow.dim, count).to(rows.x)
+    gaussians = choose(fits)
+    base = CorrelatedMixture(flow.dim, len(gaussians.mean)).to(rows.x)
     base.set(gaussians)
     return Flow([cast("Layer", layer) for layer in started.transform.layers], base)
 
 
+def choose(fits: Sequence[tuple[Gaussians, Tensor]]) -> Gaussians:
+    """Of mixtures and their log densities of the same rows: the smallest that is level.
+
+    Level with the best: behind it by no more than the standard error of their difference, row by
+    row. A few held-out rows can't tell more, and what is too large overfits.
+    """
+    best = max(fits, key=lambda fit: float(fit[1].mean()))[1]
+
+    def level(log_prob: Tensor) -> bool:
+        behind = best - log_prob
+        return bool(behind.mean() <= behind.std() / len(behind) ** 0.5) or log_prob is best
+
+    enough = [gaussians for gaussians, log_prob in fits if level(log_prob)]
+    return min(enough, key=lambda gaussians: len(gaussians.mean))
+
+
 def _mixtures(
     z: Tensor, held: Tensor, candidates: Sequence[int], seed: int
-) -> list[tuple[float, int, Gaussians]]:
-    """Mean log density of the held-out rows, number of Gaussians, and these."""
+) -> list[tuple[Gaussians, Tensor]]:
+    """Mixtures of those sizes, with their log densities of the held-out rows."""
     fits = []
     for count in candidates:
         # Fewer rows to a Gaussian than it has axes, and its covariance would be all ridge.
         if count * (z.shape[1] + 1) < len(z):
             passes = FEW_PASSES if z.numel() * z.shape[1] > MANY_PRODUCTS else PASSES
             gaussians = fit_gaussians(z, count, seed=seed, most_passes=passes)
-            fits.append((float(gaussians.log_prob(held).mean()), count, gaussians))
+            fits.append((gaussians, gaussians.log_prob(held)))
     return fits
 
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -102,8 +103,7 @@ class Units:
 
     def layer(self) -> Columns:
         """The columns in the dtype and on the device of the flow."""
-        c = self.columns
-        return Columns(*(self._place(b) for b in (c.low, c.high, c.loc, c.scale)))
+        return deepcopy(self.columns).to(self.device, self.dtype)
 
     def _place(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.device, self.dtype)

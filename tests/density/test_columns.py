@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch.distributions import biject_to, constraints
 
-from pyro_flows.density.columns import REAL, Columns, read_support
+from pyro_flows.density.columns import Columns
+from pyro_flows.density.support import REAL, read_support
 from pyro_flows.errors import DensityError
 
 INF = math.inf

@@ -269,8 +269,8 @@ class TestFlows:
         seen = []
         FlowDensity(lambda dim: [Seen(dim)], num_steps=5, progress=False).fit(skewed())
         ((mean, sd),) = seen
-        assert mean.abs().max() < 1e-3
-        assert (sd - 1).abs().max() < 0.01
+        assert mean.abs().max() < 0.1  # standardised by all rows, those held out as well
+        assert (sd - 1).abs().max() < 0.1
 
     def test_dropout_is_off_when_scoring(self):
         def build(dim):

@@ -10,7 +10,7 @@ import torch
 from pyro_flows import transforms
 from pyro_flows.density import FlowDensity
 from pyro_flows.density.fitting import Rows
-from pyro_flows.density.start import find_start, takes_start
+from pyro_flows.density.start import choose, find_start, takes_start
 from pyro_flows.distributions import CorrelatedMixture, Flow, StandardNormal
 from pyro_flows.flows import make
 from pyro_flows.ops import fit_gaussians
@@ -117,3 +117,11 @@ def test_rows_in_order_start_as_those_out_of_order(monkeypatch):
         plain = make("realnvp", 2, 0 if given is None else 1)
         flow = find_start(plain, rows, Rows(held, given), (1,), 0)
         assert flow.log_prob(held, given).mean() > -3.0
+
+
+def test_the_smallest_mixture_that_is_level_with_the_best_is_taken():
+    x, held = clusters(), clusters(100, seed=1)
+    fits = [(g := fit_gaussians(x, count), g.log_prob(held)) for count in (1, 3, 6, 12)]
+    assert len(choose(fits).mean) == 3
+    assert choose(fits[3:]) is fits[3][0]
+    assert choose([fits[1], (fits[0][0], fits[1][1] + 0.5)]) is fits[0][0]
