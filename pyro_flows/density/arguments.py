@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
@@ -17,10 +18,13 @@ from torch import Tensor
 from pyro_flows import flows
 from pyro_flows.density import tables
 from pyro_flows.density.columns import Columns
+from pyro_flows.density.device import check_device
 from pyro_flows.density.fitting import Rows
 from pyro_flows.density.support import Bounds
 from pyro_flows.distributions import Flow
 from pyro_flows.errors import ContextError, DataError, DensityError, ShapeError
+from pyro_flows.flows.options import complaint
+from pyro_flows.flows.registry import constructor_of
 from pyro_flows.transforms import Layer
 
 if TYPE_CHECKING:
@@ -29,6 +33,7 @@ if TYPE_CHECKING:
 FlowSpec = str | Flow | Callable[..., "Flow | Iterable[Layer]"]
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 FEWEST_ROWS = 10
+OPTIONS_EXPECTED = "FlowDensity expected flow_options"
 
 
 def check_arguments(density: FlowDensity) -> None:
@@ -64,12 +69,31 @@ def check_arguments(density: FlowDensity) -> None:
         raise DensityError(
             f"FlowDensity expected dtype to be 'float32' or 'float64', but got {density.dtype!r}."
         )
-    if isinstance(density.flow, str):
-        flows.check_name(density.flow)
+    check_device(density.device)
+    _check_options(density.flow, density.flow_options)
+
+
+def _check_options(flow: FlowSpec, options: Any) -> None:
+    """Raise DensityError if options are given to a flow that doesn't take them."""
+    if options is not None and not isinstance(options, Mapping):
+        raise DensityError(
+            "FlowDensity expected flow_options to be a dict of options by name, but got "
+            f"{options!r}. Give them as in flow_options={{'layers': 4}}."
+        )
+    if isinstance(flow, str):
+        constructor = constructor_of(flow)
+        unknown = complaint(constructor, options or (), OPTIONS_EXPECTED, f"'{flow}'")
+        if unknown:
+            raise DensityError(unknown)
+    elif options and isinstance(flow, torch.nn.Module):
+        raise DensityError(
+            f"FlowDensity expected no flow_options beside a {type(flow).__name__} that is already "
+            f"built, but got {', '.join(map(repr, options))}. Build it with them."
+        )
 
 
 def _check_shares(density: FlowDensity) -> None:
-    """Raise DensityError if what must lie between 0 and 1 doesn't."""
+    """Raise DensityError if a share isn't between 0 and 1, or weight_decay is below 0."""
     if not (isinstance(density.holdout, Real) and 0 < density.holdout < 1):
         raise DensityError(
             f"FlowDensity expected holdout between 0 and 1, but got {density.holdout!r}. It is "
@@ -79,6 +103,11 @@ def _check_shares(density: FlowDensity) -> None:
         raise DensityError(
             f"FlowDensity expected dropout of at least 0 and less than 1, but got "
             f"{density.dropout!r}. 0 is none."
+        )
+    decay = density.weight_decay
+    if not (isinstance(decay, Real) and 0 <= decay < math.inf):
+        raise DensityError(
+            f"FlowDensity expected weight_decay to be a number >= 0, but got {decay!r}. 0 is none."
         )
 
 
@@ -236,7 +265,11 @@ def build_flow(spec: FlowSpec, dim: int, context_dim: int, options: Mapping[str,
     elif isinstance(spec, torch.nn.Module):
         made = deepcopy(spec)
     elif callable(spec):
-        made = spec(dim, context_dim, **options) if context_dim else spec(dim, **options)
+        sizes = (dim, context_dim) if context_dim else (dim,)
+        unknown = complaint(spec, options, OPTIONS_EXPECTED, "the function given", len(sizes))
+        if unknown:
+            raise DensityError(unknown)
+        made = spec(*sizes, **options)
     else:
         raise DensityError(
             "FlowDensity expected flow to be a registered name, a function of dim, or a Flow, but "
@@ -250,11 +283,11 @@ def build_flow(spec: FlowSpec, dim: int, context_dim: int, options: Mapping[str,
             f"FlowDensity expected a flow, which has log_prob(x, context), but got "
             f"{type(flow).__name__}. Pass a Flow, or layers."
         )
-    sizes = (getattr(flow, "dim", dim), getattr(flow, "context_dim", context_dim))
-    if sizes != (dim, context_dim):
+    found = (getattr(flow, "dim", dim), getattr(flow, "context_dim", context_dim))
+    if found != (dim, context_dim):
         raise ShapeError(
             f"x has {dim} columns and context {context_dim}, so FlowDensity expected a flow of "
-            f"dim={dim}, context_dim={context_dim}, but got dim={sizes[0]}, "
-            f"context_dim={sizes[1]}. Pass a name, or a function (dim, context_dim)."
+            f"dim={dim}, context_dim={context_dim}, but got dim={found[0]}, "
+            f"context_dim={found[1]}. Pass a name, or a function (dim, context_dim)."
         )
     return flow

@@ -12,8 +12,9 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from pyro_flows.distributions import Flow
-from pyro_flows.errors import UnknownFlowError
+from pyro_flows.errors import OptionError, UnknownFlowError
 from pyro_flows.flows.facts import FlowFacts, as_table
+from pyro_flows.flows.options import complaint
 
 Constructor = Callable[..., Flow]
 _constructors: dict[str, Constructor] = {}
@@ -126,21 +127,30 @@ def make(
 
     Raises:
         UnknownFlowError: no such name.
+        OptionError: an option that the constructor doesn't take.
 
     Example:
         >>> flow = flows.make("nsf", 4, context_dim=2, layers=2, bins=16)
         >>> flow(torch.zeros(5, 2)).sample().shape
         torch.Size([5, 4])
     """
-    check_name(name)
-    constructor = _constructors.get(name)
-    if constructor is None:
-        constructor = next(
-            p for p in entry_points(group="pyro_flows.flows") if p.name == name
-        ).load()
+    constructor = constructor_of(name)
+    unknown = complaint(constructor, options, "flows.make expected options", f"'{name}'")
+    if unknown:
+        raise OptionError(unknown)
     if levels is not None and "levels" in inspect.signature(constructor).parameters:
         options["levels"] = levels
     return constructor(dim, context_dim, **options)
+
+
+def constructor_of(name: str) -> Constructor:
+    """The constructor registered under ``name``, loaded if it is another package's."""
+    check_name(name)
+    constructor = _constructors.get(name)
+    if constructor is None:
+        points = entry_points(group="pyro_flows.flows")
+        constructor = next(point for point in points if point.name == name).load()
+    return constructor
 
 
 def _facts(name: str, summary: str) -> FlowFacts:

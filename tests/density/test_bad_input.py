@@ -253,6 +253,37 @@ def test_before_fit(call):
         ({"learning_rate": 0.0}, DensityError, "learning_rate > 0, but got 0.0"),
         ({"max_seconds": -1}, DensityError, "max_seconds > 0, but got -1"),
         ({"dropout": 1.0}, DensityError, "dropout of at least 0 and less than 1, but got 1.0"),
+        ({"weight_decay": -0.1}, DensityError, "weight_decay to be a number >= 0, but got -0.1"),
+        ({"weight_decay": "0.1"}, DensityError, "weight_decay to be a number >= 0, but got '0.1'"),
+        ({"weight_decay": np.nan}, DensityError, "weight_decay to be a number >= 0, but got nan"),
+        ({"weight_decay": None}, DensityError, r"but got None\. 0 is none\."),
+        ({"device": "cudaa"}, DensityError, r"device to be one .* got 'cudaa' \(.*\)\. Leave it"),
+        ({"device": "cuda:99"}, DensityError, r"but got 'cuda:99' \(.*\)\. Leave it out to train"),
+        ({"device": "meta"}, DensityError, "'meta' .tensors there hold no numbers"),
+        ({"device": 0.5}, DensityError, "but got 0.5 "),
+        (
+            {"flow_options": {"layer": 2, "xyzzy": 1}},
+            DensityError,
+            r"^FlowDensity expected flow_options among those that 'realnvp' takes \(layers, "
+            r"hidden_dims, .*\), but got 'layer', 'xyzzy'\. Did you mean 'layers'\?$",
+        ),
+        (
+            {"flow_options": {"xyzzy": 1}},
+            DensityError,
+            r"but got 'xyzzy'\. Leave out what it doesn't take\.$",
+        ),
+        ({"flow_options": {"dim": 3}}, DensityError, "but got 'dim'"),
+        ({"flow_options": [("layers", 2)]}, DensityError, "flow_options to be a dict"),
+        (
+            {"flow": Flow([transforms.AffineCoupling(3)]), "flow_options": {"layers": 2}},
+            DensityError,
+            r"no flow_options beside a Flow that is already built, but got 'layers'\. Build it",
+        ),
+        (
+            {"flow": lambda dim: [transforms.AffineCoupling(dim)], "flow_options": {"bins": 2}},
+            DensityError,
+            r"that the function given takes \(it takes none\), but got 'bins'",
+        ),
         ({"components": 0}, DensityError, "components to be integers >= 1, but got 0"),
         ({"components": (5, 2.5)}, DensityError, "components to be integers >= 1"),
         ({"components": 0.5}, DensityError, "components to be integers >= 1, but got 0.5"),
@@ -269,6 +300,21 @@ def test_arguments(options, error, text):
     density = FlowDensity(**{**QUICK, **options})
     with pytest.raises(error, match=text):
         density.fit(rows())
+
+
+def test_options_of_functions():
+    def build(dim, context_dim=0, *, layers=1):
+        return [transforms.AffineCoupling(dim, context_dim=context_dim)] * layers
+
+    def any_of_them(dim, **options):
+        return [transforms.AffineCoupling(dim)] * options["layers"]
+
+    for flow in (build, any_of_them):
+        density = FlowDensity(**{**QUICK, "flow": flow}, flow_options={"layers": 2}).fit(rows())
+        assert len(density.flow_.transform.layers) == 2
+    density = FlowDensity(**{**QUICK, "flow": build}, flow_options={"context_dim": 2})
+    with pytest.raises(DensityError, match=r"takes \(layers\), but got 'context_dim'"):
+        density.fit(rows(), rows(60, 2))
 
 
 def test_a_failed_fit_leaves_the_older_one():

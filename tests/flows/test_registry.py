@@ -10,8 +10,9 @@ import pytest
 
 from pyro_flows import flows
 from pyro_flows.distributions import Flow
-from pyro_flows.errors import UnknownFlowError
+from pyro_flows.errors import OptionError, UnknownFlowError
 from pyro_flows.flows import registry
+from pyro_flows.flows.options import complaint
 from pyro_flows.transforms import CholeskyAffine
 
 
@@ -92,6 +93,32 @@ def test_register_refuses_words_it_does_not_know():
     with pytest.raises(TypeError, match="yaer"):
         flows.register_flow("affine", yaer=2020)
     assert "affine" not in flows.available()
+
+
+def only_sizes(dim, context_dim=0):
+    return affine(dim)
+
+
+def test_options_it_does_not_take():
+    with pytest.raises(OptionError) as caught:
+        flows.make("nice", 3, layer=2, bins=4)
+    assert str(caught.value) == (
+        "flows.make expected options among those that 'nice' takes (layers, hidden_dims, "
+        "linear), but got 'layer', 'bins'. Did you mean 'layers'?"
+    )
+    flows.register_flow("affine")(affine)
+    assert flows.make("affine", 3, anything=1).dim == 3
+    flows.register_flow("only_sizes")(only_sizes)
+    with pytest.raises(OptionError) as caught:
+        flows.make("only_sizes", 3, size=2)
+    assert str(caught.value).endswith(
+        "'only_sizes' takes (it takes none), but got 'size'. Leave out what it doesn't take."
+    )
+
+
+def test_a_constructor_without_a_signature_takes_what_it_takes():
+    assert complaint(print, {"end": ""}, "print expected options", "print") is None
+    assert complaint(min, {"anything": 1}, "min expected options", "min") is None
 
 
 def test_registered_again_is_another():
