@@ -86,8 +86,8 @@ class Flow(nn.Module):
         support isn't known: torch takes that of the last transform alone.
         """
         domain = self.transform.domain
-        known = isinstance(self.base, Base) and not isinstance(base, dist.TransformedDistribution)
-        if known and not is_real(domain) and is_real(base.support):
+        known = not isinstance(base, dist.TransformedDistribution)
+        if known and not is_real(domain) and is_real(getattr(base, "support", None)):
             raise ShapeError(
                 f"Flow expected a base on {domain}, which its first layer takes, but got "
                 f"{type(self.base).__name__}, which is spread over all real vectors. Give "

@@ -21,19 +21,24 @@ _constructors: dict[str, Constructor] = {}
 _stated: dict[str, dict[str, Any]] = {}
 
 
-def register_flow(name: str, **stated: Any) -> Callable[[Constructor], Constructor]:
+def register_flow(
+    name: str, *, replace: bool = False, **stated: Any
+) -> Callable[[Constructor], Constructor]:
     """Register a constructor ``(dim, context_dim=0, **options) -> Flow`` under a name.
 
     The name then works wherever a flow is asked for: ``AutoFlow``, ``FlowVI``.
 
     Args:
         name: the name.
+        replace: take the place of another constructor of that name. A function that is defined
+            again, as in a notebook, needs no such word.
         stated: what is known of it, for :func:`facts` and :func:`table`: ``density``,
             ``sampling``, ``conditional``, ``space``, ``paper``, ``year``, ``link``, as in
             :class:`FlowFacts`; any may be left out.
 
     Raises:
         TypeError: another word among ``stated``.
+        OptionError: another constructor has that name.
 
     Example:
         >>> @flows.register_flow("one_coupling", density="one pass", year=2016)
@@ -47,11 +52,26 @@ def register_flow(name: str, **stated: Any) -> Callable[[Constructor], Construct
     FlowFacts(name, "", **stated)  # complain here about a word that isn't one
 
     def decorate(constructor: Constructor) -> Constructor:
+        older = _constructors.get(name)
+        if older is not None and not replace and _origin(older) != _origin(constructor):
+            raise OptionError(
+                f"register_flow expected a new name, but '{name}' is {'.'.join(_origin(older))}. "
+                "Choose another name, or say replace=True."
+            )
         _constructors[name] = constructor
         _stated[name] = stated
         return constructor
 
     return decorate
+
+
+def _origin(constructor: Constructor) -> tuple[str, str]:
+    """Where it was defined, and as what."""
+    kind = type(constructor)  # of objects without a name, such as functools.partial
+    return (
+        getattr(constructor, "__module__", kind.__module__),
+        getattr(constructor, "__qualname__", kind.__qualname__),
+    )
 
 
 def available() -> dict[str, str]:

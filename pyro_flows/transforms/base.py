@@ -167,26 +167,30 @@ class Layer(TransformModule, ConditionalTransformModule):
         """Raise unless ``x`` and ``context`` have the widths this layer was built for."""
         if x.dim() == 0 or x.shape[-1] != self.dim:
             raise ShapeError(
-                f"{type(self).__name__} expected values of shape (..., {self.dim}), but got "
+                f"{self._title()} expected values of shape (..., {self.dim}), but got "
                 f"{tuple(x.shape)}. Build the layer with dim equal to the size of the last axis."
             )
         if self.context_dim == 0:
             if context is not None:
                 raise ContextError(
-                    f"{type(self).__name__} was built with context_dim=0, but got a context of "
+                    f"{self._title()} was built with context_dim=0, but got a context of "
                     f"shape {tuple(context.shape)}. Build it with context_dim={context.shape[-1]}."
                 )
         elif context is None:
             raise ContextError(
-                f"{type(self).__name__} expected a context of shape (..., {self.context_dim}), "
+                f"{self._title()} expected a context of shape (..., {self.context_dim}), "
                 "but got none. Call layer.condition(context) first, or flow(context) for a whole "
                 "flow."
             )
         elif context.dim() == 0 or context.shape[-1] != self.context_dim:
             raise ContextError(
-                f"{type(self).__name__} expected a context of shape (..., {self.context_dim}), "
+                f"{self._title()} expected a context of shape (..., {self.context_dim}), "
                 f"but got {tuple(context.shape)}. The last axis must have size {self.context_dim}."
             )
+
+    def _title(self) -> str:
+        """What errors call it."""
+        return type(self).__name__
 
 
 class Inverse(Layer):

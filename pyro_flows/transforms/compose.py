@@ -103,6 +103,9 @@ class Compose(Layer):
             with torch.no_grad():
                 y = layer.inverse_and_ladj(y, part)[0]
 
+    def _title(self) -> str:
+        return f"This flow of {len(self.layers)} layers"
+
     def _parts(self) -> list[Layer]:
         return cast("list[Layer]", list(self.layers))
 

@@ -394,3 +394,21 @@ def test_values_of_another_dtype_are_refused_in_words():
 def test_one_layer_is_no_list():
     with pytest.raises(ShapeError, match=r"a list of layers, but got one AffineCoupling\. Pass"):
         Flow(AffineCoupling(2))
+
+
+def test_a_base_of_ones_own_must_fit_bounded_layers():
+    class Wide(torch.nn.Module):
+        def forward(self, context=None):
+            return dist.Normal(torch.zeros(2), 1.0).to_event(1)
+
+    flow = Flow([Elementwise(2, CircularSpline())], base=Wide())
+    with pytest.raises(ShapeError, match=r"but got Wide, which is spread over all real vectors"):
+        flow()
+
+
+def test_errors_of_shape_speak_of_the_flow():
+    flow = Flow([AffineCoupling(3), Permute(3)])
+    with pytest.raises(
+        ShapeError, match="^This flow of 2 layers expected values"
+    ):
+        flow.log_prob(torch.zeros(5, 4))

@@ -127,6 +127,16 @@ def test_registered_again_is_another():
     assert flows.facts("affine").year is None
 
 
+def test_a_name_that_is_taken():
+    flows.register_flow("affine")(affine)
+    with pytest.raises(OptionError, match=r"'affine' is .*\.affine\. Choose another name"):
+        flows.register_flow("affine")(only_sizes)
+    assert flows.make("affine", 3, anything=1).dim == 3
+    flows.register_flow("affine", replace=True)(only_sizes)
+    with pytest.raises(OptionError):
+        flows.make("affine", 3, anything=1)
+
+
 def entry_points(*points):
     return lambda group: [p for p in points if p.group == group]
 
