@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch.distributions.transforms import ReshapeTransform
 
 from pyro_flows.distributions.base import Base, StandardNormal
 from pyro_flows.distributions.event import event_size, flattened, shaped, unflattened
+from pyro_flows.distributions.space import ends, holds, spread
 from pyro_flows.errors import ContextError, DtypeError, NoRsampleError, ShapeError
 from pyro_flows.transforms import Compose, Layer
 from pyro_flows.transforms.base import is_real
@@ -77,22 +79,27 @@ class Flow(nn.Module):
                 f"context_dim={self.transform.context_dim}. Build both with the same sizes."
             )
         if isinstance(self.base, Base) and not self.base.context_dim:
-            self._check_space(self.base(None))
+            self._check_space(self.base(None), read=True)
 
-    def _check_space(self, base: dist.TorchDistribution) -> None:
+    def _check_space(self, base: dist.TorchDistribution, *, read: bool = False) -> None:
         """Raise if the base's draws may fall where the layers have no density: log q is inf there.
 
-        A base that takes a context is known only when there is one. Of transformed ones the
-        support isn't known: torch takes that of the last transform alone.
+        A base that takes a context is known only when there is one.
         """
         domain = self.transform.domain
-        known = not isinstance(base, dist.TransformedDistribution)
-        if known and not is_real(domain) and is_real(getattr(base, "support", None)):
-            raise ShapeError(
-                f"Flow expected a base on {domain}, which its first layer takes, but got "
-                f"{type(self.base).__name__}, which is spread over all real vectors. Give "
-                "base=UniformBox(dim, low, high), or put a layer onto that space first."
-            )
+        if is_real(domain):
+            return
+        wanted, found = ends(domain), spread(base, read=read)
+        if wanted is None or found is None or holds(wanted, found):
+            return
+        where = "all real vectors"
+        if found != (-math.inf, math.inf):
+            where = f"vectors of numbers from {found[0]:g} to {found[1]:g}"
+        raise ShapeError(
+            f"Flow expected a base on {domain}, which its first layer takes, but got "
+            f"{type(self.base).__name__}, which is spread over {where}. Give "
+            "base=UniformBox(dim, low, high), or put a layer onto that space first."
+        )
 
     @property
     def _base_context_dim(self) -> int:

@@ -396,19 +396,73 @@ def test_one_layer_is_no_list():
         Flow(AffineCoupling(2))
 
 
-def test_a_base_of_ones_own_must_fit_bounded_layers():
-    class Wide(torch.nn.Module):
-        def forward(self, context=None):
-            return dist.Normal(torch.zeros(2), 1.0).to_event(1)
+class Given(torch.nn.Module):
+    """A base that isn't a ``Base``."""
 
-    flow = Flow([Elementwise(2, CircularSpline())], base=Wide())
-    with pytest.raises(ShapeError, match=r"but got Wide, which is spread over all real vectors"):
+    def __init__(self, made):
+        super().__init__()
+        self.made = made
+
+    def forward(self, context=None):
+        return self.made
+
+
+ZEROS, ONES = torch.zeros(2), torch.ones(2)
+ANGLES, SHARES = Elementwise(2, CircularSpline()), Elementwise(2, Sigmoid()).inv
+
+
+@pytest.mark.parametrize(
+    ("layer", "base", "where"),
+    [
+        (ANGLES, dist.Normal(ZEROS, 1.0).to_event(1), "all real vectors"),
+        (ANGLES, dist.MultivariateNormal(ZEROS, torch.eye(2)), "all real vectors"),
+        (SHARES, dist.StudentT(ONES).to_event(1), "all real vectors"),
+        (SHARES, dist.HalfNormal(ONES).to_event(1), "vectors of numbers from 0 to inf"),
+        (SHARES, dist.LogNormal(ZEROS, ONES).to_event(1), "vectors of numbers from 0 to inf"),
+    ],
+)
+def test_a_base_of_ones_own_must_fit_bounded_layers(layer, base, where):
+    flow = Flow([layer], base=Given(base))
+    with pytest.raises(ShapeError) as caught:
         flow()
+    assert str(caught.value).startswith(f"Flow expected a base on {layer.domain}, which its first")
+    assert f"but got Given, which is spread over {where}. Give base=" in str(caught.value)
+
+
+class Silent(dist.Beta):
+    """A distribution that doesn't say its support."""
+
+    support = torch.distributions.Distribution.support
+
+
+SHIFT = dist.transforms.AffineTransform(0.5, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("layer", "base"),
+    [
+        (ANGLES, dist.VonMises(ZEROS, 1.0).to_event(1)),
+        (SHARES, dist.Beta(ONES, 1.0).to_event(1)),
+        (ANGLES, dist.Beta(ONES, 1.0).to_event(1)),
+        (SHARES, Silent(ONES, ONES, validate_args=False).to_event(1)),
+        (SHARES, dist.TransformedDistribution(dist.Beta(ONES, 1.0).to_event(1), [SHIFT])),
+        (SHARES, dist.Dirichlet(ONES)),
+        (SHARES, dist.Uniform(ZEROS, 1.0).to_event(1)),
+    ],
+)
+def test_a_base_of_ones_own_that_fits(layer, base):
+    log_prob = Flow([layer], base=Given(base))().log_prob(layer(base.sample((5,))))
+    assert log_prob.isfinite().all()
+
+
+def test_a_box_must_lie_in_the_domain():
+    with pytest.raises(ShapeError, match=r"UniformBox, which is spread over .* from -10 to 10\."):
+        Flow([ANGLES], UniformBox(2, -10.0, 10.0))
+    for dtype in (torch.float16, torch.float32, torch.float64):
+        Flow([ANGLES], UniformBox(2).to(dtype))
 
 
 def test_errors_of_shape_speak_of_the_flow():
     flow = Flow([AffineCoupling(3), Permute(3)])
-    with pytest.raises(
-        ShapeError, match="^This flow of 2 layers expected values"
-    ):
+    with pytest.raises(ShapeError, match="^This flow of 2 layers expected values"):
         flow.log_prob(torch.zeros(5, 4))
