@@ -44,26 +44,30 @@ class Compose(Layer):
         for layer in layers:
             if not isinstance(layer, Layer):
                 raise ShapeError(
-                    f"Compose expected pyro_flows layers, but got {type(layer).__name__}. "
+                    f"A flow expected pyro_flows layers, but got {type(layer).__name__}. "
                     "Wrap Pyro's own transforms with dist.TransformedDistribution instead."
                 )
-        dims = {layer.dim for layer in layers}
-        contexts = {layer.context_dim for layer in layers} - {0}
-        if len(dims) != 1 or len(contexts) > 1:
-            raise ShapeError(
-                "Compose expected at least one layer, one common dim and one common context_dim, "
-                f"but got dims {sorted(dims)} and context_dims {sorted(contexts)}. "
-                "Build all layers with the same sizes."
-            )
+        if not layers:
+            raise ShapeError("A flow expected at least one layer, but got none. Pass one or more.")
+        dim = layers[0].dim
+        context_dim = next((layer.context_dim for layer in layers if layer.context_dim), 0)
+        for index, layer in enumerate(layers):
+            if layer.dim != dim or layer.context_dim not in (0, context_dim):
+                raise ShapeError(
+                    "A flow expected layers of one dim and one context_dim, here "
+                    f"dim={dim} and context_dim={context_dim} (or 0), but layer {index}, "
+                    f"{type(layer).__name__}, has dim={layer.dim} and "
+                    f"context_dim={layer.context_dim}. Build all layers with the same sizes."
+                )
         for first, second in pairwise(layers):
             if is_real(first.codomain) and not is_real(second.domain):
                 raise ShapeError(
-                    f"Compose expected each layer to take what the one before it gives, but "
+                    "A flow expected each layer to take what the one before it gives, but "
                     f"{type(first).__name__} gives all real vectors and {type(second).__name__} "
                     f"takes {second.domain}. Put a layer onto that space between, such as "
                     "Elementwise(dim, Sigmoid()), or leave one out."
                 )
-        super().__init__(dims.pop(), contexts.pop() if contexts else 0)
+        super().__init__(dim, context_dim)
         self.layers = nn.ModuleList(layers)
 
     @property
@@ -104,7 +108,9 @@ class Compose(Layer):
                 y = layer.inverse_and_ladj(y, part)[0]
 
     def _title(self) -> str:
-        return f"This flow of {len(self.layers)} layers"
+        # Layers made of others have names of their own.
+        named = type(self) is not Compose
+        return super()._title() if named else f"This flow of {len(self.layers)} layers"
 
     def _parts(self) -> list[Layer]:
         return cast("list[Layer]", list(self.layers))

@@ -87,8 +87,14 @@ def test_quadrature_has_nodes_for_its_bound():
             lambda: Autoregressive(2, Sigmoid()),
             "Autoregressive has nothing to decide: Sigmoid() has no parameters. Use Elementwise",
         ),
-        (lambda: flows.make("nsf", 3, layers=0), "Compose expected at least one layer"),
-        (lambda: flows.make("maf", 3, layers=0), "Compose expected at least one layer"),
+        (
+            lambda: flows.make("nsf", 3, layers=0),
+            "A flow expected at least one layer, but got none",
+        ),
+        (
+            lambda: flows.make("maf", 3, layers=0),
+            "A flow expected at least one layer, but got none",
+        ),
     ],
 )
 def test_impossible_networks_and_stacks(make, text):
