@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -54,8 +55,9 @@ def register_flow(
     def decorate(constructor: Constructor) -> Constructor:
         older = _constructors.get(name)
         if older is not None and not replace and _origin(older) != _origin(constructor):
+            where = ".".join(_origin(older)[:2])
             raise OptionError(
-                f"register_flow expected a new name, but '{name}' is {'.'.join(_origin(older))}. "
+                f"register_flow expected a new name, but '{name}' is {where}. "
                 "Choose another name, or say replace=True."
             )
         _constructors[name] = constructor
@@ -65,9 +67,12 @@ def register_flow(
     return decorate
 
 
-def _origin(constructor: Constructor) -> tuple[str, str]:
-    """Where it was defined, and as what."""
-    kind = type(constructor)  # of objects without a name, such as functools.partial
+def _origin(constructor: Any) -> tuple[str, ...]:
+    """Where it was defined, and as what; of a partial, with what it was given."""
+    if isinstance(constructor, partial):
+        given = repr(constructor.args), repr(constructor.keywords)
+        return (*_origin(constructor.func), *given)
+    kind = type(constructor)  # of objects without a name
     return (
         getattr(constructor, "__module__", kind.__module__),
         getattr(constructor, "__qualname__", kind.__qualname__),

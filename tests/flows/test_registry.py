@@ -4,7 +4,9 @@
 """Flows by name, and what is stated of them."""
 
 import re
+from functools import partial
 from importlib.metadata import EntryPoint
+from types import FunctionType
 
 import pytest
 
@@ -135,6 +137,31 @@ def test_a_name_that_is_taken():
     flows.register_flow("affine", replace=True)(only_sizes)
     with pytest.raises(OptionError):
         flows.make("affine", 3, anything=1)
+
+
+def test_partials_are_told_apart_by_what_they_were_given():
+    flows.register_flow("few")(partial(flows.nsf, layers=1))
+    flows.register_flow("few")(partial(flows.nsf, layers=1))  # a module that is reloaded
+    with pytest.raises(OptionError, match=r"'few' is pyro_flows\.flows\.coupling\.nsf\. Choose"):
+        flows.register_flow("few")(partial(flows.nsf, layers=2))
+    with pytest.raises(OptionError, match="Choose another name"):
+        flows.register_flow("few")(partial(flows.maf, layers=1))
+    assert len(flows.make("few", 3).transform.layers) == len(
+        flows.nsf(3, layers=1).transform.layers
+    )
+
+
+def test_a_name_of_ours_stays_ours():
+    with pytest.raises(OptionError, match=r"'nsf' is pyro_flows\.flows\.coupling\.nsf\."):
+        flows.register_flow("nsf", year=1999)(affine)
+    assert flows.facts("nsf").year == 2019
+
+
+def test_a_module_may_be_loaded_again():
+    again = FunctionType(flows.nsf.__code__, flows.nsf.__globals__)
+    again.__qualname__ = "nsf"
+    flows.register_flow("nsf")(again)
+    assert registry._constructors["nsf"] is again
 
 
 def entry_points(*points):
