@@ -17,6 +17,7 @@ from pyro_flows._version import __version__
 from pyro_flows.density import tables
 from pyro_flows.density.arguments import DTYPES, build_flow
 from pyro_flows.density.columns import Columns
+from pyro_flows.density.device import device_trouble
 from pyro_flows.density.fitting import Rows
 from pyro_flows.density.start import with_start
 from pyro_flows.density.tails import Tails
@@ -40,6 +41,8 @@ def save(density: FlowDensity, path: Path) -> Path:
     params = {**density.fit_params_, "support": _support(density.units_.columns)}
     if not isinstance(params["flow"], str):
         params["flow"] = None
+    if params["device"] is not None:
+        params["device"] = str(torch.device(params["device"]))
     units = density.units_
     config = {
         "format": FORMAT,
@@ -92,6 +95,14 @@ def load(cls: type[FlowDensity], path: Path, flow: Any) -> FlowDensity:
     params = config["params"]
     if isinstance(params.get("components"), list):  # JSON knows no tuples
         params["components"] = tuple(params["components"])
+    trouble = device_trouble(params.get("device"))
+    if trouble:
+        warnings.warn(
+            f"{path} was fitted on the device {params['device']!r}, which isn't here ({trouble}). "
+            "It is loaded to the CPU, with device=None.",
+            stacklevel=3,
+        )
+        params["device"] = None
     if flow is not None:
         params["flow"] = flow
     elif params["flow"] is None:

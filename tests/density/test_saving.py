@@ -110,6 +110,21 @@ def test_numbers_of_numpy_are_saved(tmp_path):
     assert (back.seed, back.flow_options) == (3, {"layers": 2})
 
 
+def test_a_device_that_is_not_here(saved):
+    density, path = saved
+    params = json.loads((path / "density.json").read_text())["params"]
+    _edit(path, params={**params, "device": "cuda:99"})
+    with pytest.warns(UserWarning, match=r"'cuda:99', which isn't here .*loaded to the CPU"):
+        back = FlowDensity.load(path)
+    assert back.device is None
+    np.testing.assert_array_equal(back.score_samples(rows(1)), density.score_samples(rows(1)))
+
+
+def test_a_device_of_torch_is_saved(tmp_path):
+    density = FlowDensity("realnvp", device=torch.device("cpu"), **QUICK).fit(rows())
+    assert FlowDensity.load(density.save(tmp_path / "fit")).device == "cpu"
+
+
 def test_names_beside_it_are_left_alone(saved):
     density, path = saved
     for end in (".older", ".partial", ".older0"):
