@@ -12,7 +12,7 @@
 ``--out``, and the log density of each test row is kept beside it, so that models are compared row
 by row; fits that are there already are not made again.
 
-The peers are optional (pip install --no-deps --target PEERS zuko nflows; PYTHONPATH=PEERS). They
+The peers are optional (pip install -c constraints.txt -e ".[peers]"). They
 are fitted through FlowDensity: the same standardisation, optimiser, schedule, validation rows and
 best state, with the learning rate that is usual for them. Only the flow is theirs: zuko's NSF as
 it comes; nflows' RQ-NSF (C) by the recipe of its paper (Durkan et al. 2019) for its smallest set,

@@ -3,7 +3,7 @@
 
 """Other libraries as oracles: with the same parameters they give the same numbers, to 1e-6.
 
-The peers are optional: ``pip install zuko nflows``, or their folder on PYTHONPATH. Slow tests
+The peers are optional: ``pip install -c constraints.txt -e ".[peers]"``. These are slow tests
 only, since importing zuko switches the validation of distributions off, for the whole process.
 """
 
