@@ -4,6 +4,7 @@
 """Ports of posteriordb models to Pyro, with their data, reference draws and log Z."""
 
 from .database import Database, Draws, MissingData
-from .models import Target, targets
+from .models import targets
+from .target import Target
 
 __all__ = ["Database", "Draws", "MissingData", "Target", "targets"]

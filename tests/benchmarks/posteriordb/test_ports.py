@@ -25,7 +25,8 @@ from torch.func import grad, vmap
 
 from . import models
 from .database import Database, Draws, MissingData
-from .models import Target, targets
+from .models import targets
+from .target import Target
 
 ROOT = os.environ.get("PYRO_FLOWS_DATA")
 needs_data = pytest.mark.skipif(
