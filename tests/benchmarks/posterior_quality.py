@@ -33,7 +33,8 @@ from typing import Any
 import numpy as np
 import pyro
 import torch
-from posteriordb import MissingData, Target, targets
+from posteriordb import MissingData, Target
+from posteriordb.models import targets
 from scoring import meets, moment_errors, quantile_errors, score
 
 Row = dict[str, Any]

@@ -120,6 +120,24 @@ class Database:
         array = np.array([[chain[n] for n in names] for chain in chains], dtype=np.float64)
         return Draws(names, array.transpose(0, 2, 1))
 
+    def summary(
+        self, posterior: str, statistic: str
+    ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """Gives a summary of the reference draws, such as ``mean_value``, with its errors.
+
+        Returns:
+            The values and their Monte Carlo standard errors, each by Stan's variable.
+        """
+        name = self.info(posterior)["reference_posterior_name"]
+        folder = f"reference_posteriors/summary_statistics/{statistic}/{statistic}"
+        table = json.loads(self._existing(f"{folder}/{name}.json").read_text())
+
+        def joined(column: str) -> dict[str, np.ndarray]:
+            draw = Draws(tuple(table["names"]), np.array(table[column], dtype=np.float64))
+            return {variable: value[0] for variable, value in draw.variables().items()}
+
+        return joined(statistic), joined("mcse_mean")
+
     def log_z(self, posterior: str) -> LogZ | None:
         """Gives log Z of a posterior from ``posteriordb_logz.csv``, if the table has it.
 

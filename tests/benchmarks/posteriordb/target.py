@@ -104,15 +104,16 @@ class Target:
         """
         if self._read_reference is None:
             raise MissingData(
-                f"{self.name} has no reference draws: none are published, or it was made without "
-                "the data's path. Give that path to targets(), or judge it by its log Z or moments."
+                f"{self.name} has no reference draws: there are none, or it was made without the "
+                "data's path. Give that path to targets(), or judge it by its log Z or moments."
             )
         return self._read_reference()
 
     @cached_property
     def latents(self) -> dict[str, tuple[constraints.Constraint, torch.Size]]:
         """The support and shape of each latent site, in the model's order."""
-        with poutine.block(), torch.random.fork_rng(devices=[]):
+        # Not validated: a draw of the prior may lie where the model can't be computed.
+        with poutine.block(), torch.random.fork_rng(devices=[]), pyro.validation_enabled(False):
             trace = poutine.trace(InitMessenger(_feasible)(self.model)).get_trace(
                 *self.args, **self.kwargs
             )
