@@ -26,9 +26,11 @@ from .checks import assert_packages, assert_vectorised, constrain, importance_lo
 from .database import Database, Draws, MissingData
 from .ported import NAMES, ROOT, WITH_DRAWS, WITHOUT_DRAWS, needs_data, points, port
 
-# Of the posteriors whose log Z isn't exact, those near enough to a Student-t for a check by
-# importance sampling.
-BY_SAMPLING = ("arK", "blr", "gp_regr", "hmm_drive_1", "low_dim_gauss_mix", "lotka_volterra")
+# The posteriors whose log Z in the table is an estimate; of the others a test has the closed form.
+BY_SAMPLING = (
+    *("arK", "blr", "diamonds", "gp_regr", "gp_pois_regr", "hmm_drive_1", "low_dim_gauss_mix"),
+    *("lotka_volterra", "one_comp_mm_elim_abs"),
+)
 
 
 # Without data
@@ -135,7 +137,7 @@ def test_log_z_by_importance_sampling(name: str) -> None:
     """Puts each constant in its place: a half-prior missed or counted twice is 0.693 off."""
     target = port(name)
     log_z, se = importance_log_z(target, reference(target, 5000))
-    assert se < 0.02
+    assert se < 0.1
     assert abs(log_z - target.log_z) < 0.005 + 4 * math.hypot(se, target.log_z_se)
 
 
