@@ -52,8 +52,8 @@ def ends(constraint: Any, *, read: bool = False) -> tuple[float, float] | None:
     if (low is None and high is None) or any(not read or end.is_meta for end in tensors):
         return None
     return (
-        -math.inf if low is None else float(torch.as_tensor(low).min()),
-        math.inf if high is None else float(torch.as_tensor(high).max()),
+        -math.inf if low is None else float(low.min() if isinstance(low, Tensor) else low),
+        math.inf if high is None else float(high.max() if isinstance(high, Tensor) else high),
     )
 
 
