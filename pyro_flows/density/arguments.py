@@ -21,6 +21,7 @@ from pyro_flows.density.columns import Columns
 from pyro_flows.density.device import check_device
 from pyro_flows.density.fitting import Rows
 from pyro_flows.density.support import Bounds
+from pyro_flows.density.tails import squeezed_columns
 from pyro_flows.distributions import Flow
 from pyro_flows.errors import ContextError, DataError, DensityError, ShapeError
 from pyro_flows.flows.options import complaint
@@ -187,6 +188,14 @@ def make_columns(x: Tensor, bounds: list[Bounds], names: list[str] | None) -> Co
     check_inside(columns, x, "x", names)
     columns = Columns.of(x, low, high)
     tables.check_spread(columns.loc, columns.scale, names)
+    squeezed = squeezed_columns(columns.inverse_and_ladj(x)[0])
+    if squeezed:
+        warnings.warn(
+            f"x has columns with values so far from the rest that the rest is squeezed to nearly "
+            f"one value beside them: {tables.label(squeezed, names)}. A flow sees little of it "
+            "then. Mend or drop those values, or take logarithms.",
+            stacklevel=3,
+        )
     return columns
 
 

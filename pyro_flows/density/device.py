@@ -14,7 +14,7 @@ from pyro_flows.errors import DensityError
 
 def check_device(device: Any) -> None:
     """Raise DensityError unless tensors can be put there; None is where the data are."""
-    trouble = device_trouble(device)
+    trouble = None if device is None else device_trouble(device)
     if trouble:
         raise DensityError(
             f"FlowDensity expected device to be one that torch has here, such as 'cpu', but got "
@@ -27,6 +27,6 @@ def device_trouble(device: Any) -> str | None:
     try:
         if torch.empty(0, device=device).is_meta:
             return "tensors there hold no numbers"
-    except (RuntimeError, TypeError, AssertionError) as error:  # torch's own, by kind of device
+    except (RuntimeError, TypeError, AssertionError, ImportError) as error:  # by kind of device
         return (str(error).splitlines() or [type(error).__name__])[0][:200].rstrip(". ")
     return None

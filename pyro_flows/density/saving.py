@@ -95,10 +95,11 @@ def load(cls: type[FlowDensity], path: Path, flow: Any) -> FlowDensity:
     params = config["params"]
     if isinstance(params.get("components"), list):  # JSON knows no tuples
         params["components"] = tuple(params["components"])
-    trouble = device_trouble(params.get("device"))
+    device = params.get("device")
+    trouble = None if device is None else device_trouble(device)
     if trouble:
         warnings.warn(
-            f"{path} was fitted on the device {params['device']!r}, which isn't here ({trouble}). "
+            f"{path} was fitted on the device {device!r}, which isn't here ({trouble}). "
             "It is loaded to the CPU, with device=None.",
             stacklevel=3,
         )
@@ -191,9 +192,7 @@ def _check_complete(config: Any, tensors: Any) -> None:
         "pyro_flows",
     } - set(config)
     lacking |= set(FACTS) - set(config["facts"])
-    lacking |= {f"params.{name}" for name in ("flow", "dtype")} - {
-        f"params.{name}" for name in config["params"]
-    }
+    lacking |= {f"params.{name}" for name in {"flow", "dtype"} - set(config["params"])}
     if lacking:
         raise ValueError(f"without {', '.join(sorted(lacking))}")
     if any(

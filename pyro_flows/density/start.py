@@ -88,8 +88,8 @@ def choose(fits: Sequence[tuple[Gaussians, Tensor]]) -> Gaussians:
     best = max(fits, key=lambda fit: float(fit[1].mean()))[1]
 
     def level(log_prob: Tensor) -> bool:
-        behind = best - log_prob
-        return bool(behind.mean() <= behind.std() / len(behind) ** 0.5) or log_prob is best
+        behind = best - log_prob  # of one row alone nothing is known: all are level
+        return len(behind) < 2 or bool(behind.mean() <= behind.std() / len(behind) ** 0.5)
 
     enough = [gaussians for gaussians, log_prob in fits if level(log_prob)]
     return min(enough, key=lambda gaussians: len(gaussians.mean))

@@ -72,7 +72,7 @@ def check_varies(rows: Tensor, what: str, names: list[str] | None) -> None:
     constant = (rows == rows[:1]).all(0).nonzero()[:, 0].tolist()
     if constant:
         raise DataError(
-            f"{what} has constant columns: {_label(constant, names)}. Drop them: a constant has "
+            f"{what} has constant columns: {label(constant, names)}. Drop them: a constant has "
             "no density, and nothing depends on it."
         )
 
@@ -81,7 +81,7 @@ def check_spread(loc: Tensor, scale: Tensor, names: list[str] | None) -> None:
     """Raise DataError if 64 bits don't hold the mean and standard deviation of a column."""
     usable = loc.isfinite() & scale.isfinite() & (scale > 0)
     if not bool(usable.all()):
-        bad = _label((~usable).nonzero()[:, 0].tolist(), names)
+        bad = label((~usable).nonzero()[:, 0].tolist(), names)
         raise DataError(
             f"x has columns whose numbers are too large or too close together to take a standard "
             f"deviation of: {bad}. Rescale them, or take logarithms."
@@ -101,7 +101,7 @@ def repeated_columns(rows: Tensor, names: list[str] | None) -> tuple[str, str]:
             few.append(i)
         elif int(counts.max()) > max(MOST_SHARED * len(rows), 10):
             one.append(i)
-    return _label(few, names), _label(one, names)
+    return label(few, names), label(one, names)
 
 
 def count_copies(*parts: Tensor | None) -> int:
@@ -123,10 +123,11 @@ def dependent_columns(rows: Tensor, names: list[str] | None) -> str:
         return ""
     z = (rows - rows.mean(0)) / rows.std(0).clamp_min(1e-300)
     left = torch.linalg.qr(z, mode="r")[1].diagonal().abs() / len(rows) ** 0.5
-    return _label((left < 1e-6).nonzero()[:, 0].tolist(), names)
+    return label((left < 1e-6).nonzero()[:, 0].tolist(), names)
 
 
-def _label(columns: list[int], names: list[str] | None) -> str:
+def label(columns: list[int], names: list[str] | None) -> str:
+    """Columns by name, or by index if they have none."""
     return ", ".join(repr(names[i]) if names else str(i) for i in columns)
 
 

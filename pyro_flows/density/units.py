@@ -16,7 +16,7 @@ from pyro_flows.density import tables
 from pyro_flows.density.arguments import read_rows
 from pyro_flows.density.columns import Columns
 from pyro_flows.density.fitting import Rows
-from pyro_flows.errors import ContextError
+from pyro_flows.errors import ContextError, DataError
 
 
 class Units:
@@ -77,9 +77,21 @@ class Units:
         rows = tables.as_rows(given.reshape(1, -1) if single else given, "context")
         self._check_context(rows)
         tables.check_finite(rows, "context")
-        rows = rows.to(self.context_columns.loc.device)
-        inner = self._place(self.context_columns.inverse_and_ladj(rows)[0])
+        inner = self._standardise_context(self.context_columns, rows)
         return inner[0] if single else inner
+
+    def _standardise_context(self, columns: Columns, context: Tensor) -> Tensor:
+        """Context as the flow sees it."""
+        here = context.to(columns.loc.device)
+        inner = self._place(columns.inverse_and_ladj(here)[0])
+        beyond = ~inner.isfinite().all(-1)
+        if bool(beyond.any()):
+            raise DataError(
+                f"context has {int(beyond.sum())} rows so far from those of fit that "
+                f"{str(self.dtype).removeprefix('torch.')} doesn't hold them; the first is row "
+                f"{int(beyond.nonzero()[0, 0])}. Mend those rows: nothing is known of such ones."
+            )
+        return inner
 
     def standardise(self, rows: Rows) -> tuple[Rows, Tensor]:
         """Rows as the flow sees them, and log|dz/dx| of each in float64.
@@ -93,7 +105,7 @@ class Units:
         z = torch.where(held, z, torch.zeros_like(z))
         context = rows.context
         if self.context_columns is not None and context is not None:
-            context = self._place(self.context_columns.inverse_and_ladj(context)[0])
+            context = self._standardise_context(self.context_columns, context)
         return Rows(z, context), ladj
 
     def restore(self, z: Tensor) -> Any:

@@ -73,10 +73,10 @@ def _origin(constructor: Any) -> tuple[str, ...]:
         given = repr(constructor.args), repr(constructor.keywords)
         return (*_origin(constructor.func), *given)
     kind = type(constructor)  # of objects without a name
-    return (
-        getattr(constructor, "__module__", kind.__module__),
-        getattr(constructor, "__qualname__", kind.__qualname__),
-    )
+    module = getattr(constructor, "__module__", kind.__module__)
+    name = getattr(constructor, "__qualname__", kind.__qualname__)
+    # Lambdas, and functions made by functions, share a name: they are the same only as objects.
+    return (module, name, str(id(constructor))) if "<" in name else (module, name)
 
 
 def available() -> dict[str, str]:

@@ -95,7 +95,8 @@ def fit_gaussians(
         if now - before < 1e-3:
             break
         fitted, before = _maximise(sizes, sums, products, ridge), now
-    back = torch.linalg.solve_triangular(factor, torch.eye(len(factor)).to(factor), upper=False)
+    eye = torch.eye(len(factor), dtype=x.dtype, device=x.device)
+    back = torch.linalg.solve_triangular(factor, eye, upper=False)
     # q = (x - mean) factor^-T R, and both factors are upper-triangular.
     root = back.T @ fitted.root
     return Gaussians(fitted.log_weight, mean + fitted.mean @ factor.T, root)
@@ -125,7 +126,7 @@ def factor_covariance(x: Tensor) -> Tensor:
             f"variance {spread}. Drop points that aren't finite; of equal ones there is no shape."
         )
     share = 1e-6 if count > dim + 1 else 1.0
-    ridge = share * spread * torch.eye(dim).to(covariance)
+    ridge = share * spread * torch.eye(dim, dtype=x.dtype, device=x.device)
     return torch.linalg.cholesky(covariance + ridge)
 
 

@@ -261,6 +261,7 @@ def test_before_fit(call):
         ({"device": "cuda:99"}, DensityError, r"but got 'cuda:99' \(.*\)\. Leave it out to train"),
         ({"device": "meta"}, DensityError, "'meta' .tensors there hold no numbers"),
         ({"device": 0.5}, DensityError, "but got 0.5 "),
+        ({"device": "hpu"}, DensityError, r"but got 'hpu' \(.*\)\. Leave it out"),
         (
             {"flow_options": {"layer": 2, "xyzzy": 1}},
             DensityError,

@@ -125,3 +125,5 @@ def test_the_smallest_mixture_that_is_level_with_the_best_is_taken():
     assert len(choose(fits).mean) == 3
     assert choose(fits[3:]) is fits[3][0]
     assert choose([fits[1], (fits[0][0], fits[1][1] + 0.5)]) is fits[0][0]
+    one_row = [(gaussians, log_prob[:1]) for gaussians, log_prob in fits]
+    assert choose(one_row) is fits[0][0], "of one row nothing is known"

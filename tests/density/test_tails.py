@@ -11,6 +11,7 @@ from scipy import stats
 from pyro_flows.density import FlowDensity
 from pyro_flows.density.columns import Columns
 from pyro_flows.density.tails import Tails, fit_tails
+from pyro_flows.errors import DataError
 
 
 def cauchy(n, seed=0, dim=1):
@@ -40,12 +41,57 @@ def test_units_do_not_matter(shift, scale):
     np.testing.assert_allclose(moved, expected, rtol=1e-2, atol=1e-2 * scale)
 
 
-def test_zero_width_in_the_middle():
-    """A column that is mostly one value still has tails to look at; a constant has none."""
+@pytest.mark.parametrize(("shift", "scale"), [(20231125.0, 0.01), (0.0, 1e100)])
+@pytest.mark.parametrize("default", [torch.float32, torch.float64])
+def test_columns_keep_their_precision(shift, scale, default):
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(default)
+    try:
+        tails = Tails.of(shift + scale * cauchy(2000))
+    finally:
+        torch.set_default_dtype(before)
+    assert tails.centre.dtype == torch.float64
+    assert abs(float(tails.centre) - shift) < 0.2 * scale
+
+
+@pytest.mark.parametrize("distance", [100.0, 300.0, 1000.0])
+def test_a_second_cluster_is_no_tail(distance):
+    g = np.random.default_rng(0)
+    z = g.standard_normal(2000)
+    x = np.where(g.random(2000) < 0.2, z + distance, z)
+    assert fit_tails(torch.as_tensor(x)) is None
+
+
+@pytest.mark.parametrize("value", [1e6, 1e20, 1e30])
+@pytest.mark.parametrize("rows", [1000, 50_001])
+def test_no_value_is_too_far_or_overlooked(value, rows):
+    x = torch.as_tensor(np.random.default_rng(0).standard_normal(rows))
+    x[101] = value
+    tails = Tails.of(x[:, None])
+    z = tails.inverse_and_ladj(x[:, None])[0]
+    assert z.std() < 3
+    assert 0.3 < z[:100].std() < 3, "the rest isn't squeezed beside it"
+
+
+def test_values_beyond_all_tails_are_warned_of():
+    x = np.random.default_rng(0).standard_normal((100, 2))
+    x[3, 1] = 1e150
+    with pytest.warns(UserWarning, match=r"so far from the rest .* value beside them: 1\."):
+        FlowDensity("realnvp", num_steps=2, progress=False).fit(x)
+
+
+def test_a_column_that_is_mostly_one_value():
     x = torch.zeros(1000, dtype=torch.float64)
     assert fit_tails(x) is None
     x[:300] = cauchy(300)[:, 0]
-    fit_tails(x)  # whatever it says, it doesn't fail
+    assert fit_tails(x) is None, "the likelihood has a kink there: no fit is to be trusted"
+
+
+def test_wherever_the_default_device_is():
+    x = cauchy(500)
+    expected = Tails.of(x).centre
+    with torch.device("meta"):
+        assert Tails.of(x).centre.item() == expected.item()
 
 
 def test_it_is_a_layer():
@@ -100,6 +146,14 @@ def test_one_value_far_out_costs_little(row):
     x[100 * row, 1] = 1e6
     density = FlowDensity("realnvp", num_steps=100, progress=False, seed=row).fit(x)
     assert _behind(density, stats.norm, 2) < 0.3
+
+
+def test_a_context_beyond_the_dtype():
+    context = np.random.default_rng(0).standard_normal((100, 1))
+    density = FlowDensity("realnvp", num_steps=2, progress=False).fit(context, context)
+    for use in (lambda c: density.score_samples([[0.0]], c), lambda c: density.sample(2, c)):
+        with pytest.raises(DataError, match="1 rows so far from those of fit that float32"):
+            use([[1e300]])
 
 
 def test_a_context_far_out():

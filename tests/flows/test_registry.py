@@ -164,6 +164,17 @@ def test_a_module_may_be_loaded_again():
     assert registry._constructors["nsf"] is again
 
 
+def test_functions_made_by_functions_are_told_apart():
+    def made():
+        return lambda dim, context_dim=0: affine(dim)
+
+    first = made()
+    flows.register_flow("affine", replace=True)(first)
+    flows.register_flow("affine")(first)
+    with pytest.raises(OptionError, match="Choose another name"):
+        flows.register_flow("affine")(made())
+
+
 def entry_points(*points):
     return lambda group: [p for p in points if p.group == group]
 
