@@ -27,7 +27,7 @@ MOST_ROWS = 5_000
 NARROW = 1 / 500
 # Parameters of tail indices of about 0.1, 0.5, 1 and 1.9.
 STARTS = (-3.0, -1.1, 0.0, 3.0)
-RESTARTS, FLAT = 5, 0.02
+RESTARTS, CHANGE = 5, 1e-3
 HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
 # Shares of the rows, centred, whose width says how wide a column is; the first that isn't 0.
 SHARES = (0.5, 0.8, 0.9, 0.98)
@@ -125,7 +125,7 @@ def fit_tails(u: Tensor) -> tuple[float, float, float, float] | None:
 def _maximise(v: Tensor) -> tuple[Tensor, float]:
     """Shift, log scale and tail parameters, and the mean negative log likelihood reached.
 
-    Infinite if the optimiser stuck, as where many rows share one value.
+    Infinite if the optimiser never moved, as where many rows share one value.
     """
 
     def loss(params: Tensor) -> Tensor:
@@ -134,7 +134,7 @@ def _maximise(v: Tensor) -> tuple[Tensor, float]:
         return (0.5 * x.square() - ladj).mean() + params[1] + HALF_LOG_TWO_PI
 
     def step() -> Tensor:
-        optimiser.zero_grad()
+        params.grad = None
         value = loss(params)
         value.backward()
         return value.detach()
@@ -144,14 +144,15 @@ def _maximise(v: Tensor) -> tuple[Tensor, float]:
     with torch.no_grad():
         params = min(starts, key=lambda start: float(loss(start).nan_to_num(math.inf)))
     params.requires_grad_()
-    reached = math.inf
+    first = reached = float(step())
     for _ in range(RESTARTS):  # a line search can end at a step too long; a new one goes on
+        before = reached
         optimiser = torch.optim.LBFGS([params], max_iter=60, line_search_fn="strong_wolfe")
         optimiser.step(step)
         reached = float(step())
-        if params.grad is not None and bool(params.grad.abs().amax() < FLAT):
-            return params.detach(), reached
-    return params.detach(), math.inf
+        if not before - reached > CHANGE:
+            break
+    return params.detach(), reached if first - reached > CHANGE else math.inf
 
 
 def _by_normals(v: Tensor, count: int) -> float:
