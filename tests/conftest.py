@@ -17,7 +17,7 @@ HAS_PYRO = all(importlib.util.find_spec(name) for name in ("torch", "pyro"))
 
 @pytest.fixture(autouse=True)
 def clean_state():
-    """float64, seed 0, an empty parameter store, one thread; all restored after the test."""
+    """float64, seed 0, an empty parameter store, checks on, one thread; restored after the test."""
     if not HAS_PYRO:
         yield
         return
@@ -27,6 +27,7 @@ def clean_state():
     dtype = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     torch.set_num_threads(1)
+    pyro.enable_validation(True)  # torch.compile switches it off for the rest of the process
     pyro.set_rng_seed(0)
     pyro.clear_param_store()
     try:
