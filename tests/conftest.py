@@ -17,7 +17,7 @@ HAS_PYRO = all(importlib.util.find_spec(name) for name in ("torch", "pyro"))
 
 @pytest.fixture(autouse=True)
 def clean_state():
-    """float64, seed 0, an empty parameter store, checks on, one thread; restored after the test."""
+    """float64, seed 0, no parameters in the store, checks on, one thread; restored after it."""
     if not HAS_PYRO:
         yield
         return
