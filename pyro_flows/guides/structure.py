@@ -186,10 +186,17 @@ def site_mask(site: Site) -> Tensor | None:
 
 
 def widest_dtype(trace: Trace) -> torch.dtype:
-    """The widest floating type among latents and observations."""
+    """The widest floating type among latents, observations and factors."""
     result: torch.dtype | None = None
-    for site in [*latent_sites(trace).values(), *observed_sites(trace).values()]:
-        value = site["value"]
+    values = [site["value"] for site in latent_sites(trace).values()]
+    values += [site["value"] for site in observed_sites(trace).values()]
+    # A flat prior has no type of its own: in a model of one factor it is the factor that has one.
+    values += [
+        site["fn"].log_factor
+        for site in trace.nodes.values()
+        if type(site.get("fn")).__name__ == "Unit"
+    ]
+    for value in values:
         if isinstance(value, Tensor) and value.is_floating_point():
             result = value.dtype if result is None else torch.promote_types(result, value.dtype)
     return result or torch.get_default_dtype()

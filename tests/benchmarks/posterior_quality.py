@@ -1,19 +1,22 @@
 # Copyright Contributors to the pyro_flows project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""How close are FlowVI's posteriors? Gap, share, k-hat and errors on posteriors that are known.
+"""How close are the posteriors? Gap, share, k-hat and errors of guides on targets that are known.
 
-Fit and score, a JSON line for each target and seed (run again, it goes on where it stopped)::
+Fit and score, a JSON line for each guide, target and seed (run again, it goes on where it
+stopped)::
 
     python tests/benchmarks/posterior_quality.py --data ../shared/data --out results.jsonl
 
-Print what is there as a table::
+Print what is there as a table, and draw it::
 
     python tests/benchmarks/posterior_quality.py --out results.jsonl --table
+    python tests/benchmarks/posterior_quality.py --out results.jsonl --picture quality.png
 
-Without ``--data`` only the two forms of eight schools are run. Each fit is ``FlowVI(model,
-seed=seed).run(...)`` with no other setting; what is scored is its raw guide, by 100,000 fresh
-draws. Definitions: scoring.py.
+Without ``--data`` only the targets that need no files are run. The guide "flow" is
+``FlowVI(model, seed=seed).run(...)`` with no other setting; the others are Pyro's, see
+posteriordb/fits.py. What is scored is the raw guide, by 100,000 fresh draws. Definitions:
+scoring.py.
 """
 
 from __future__ import annotations
@@ -22,20 +25,20 @@ import argparse
 import json
 import os
 import platform
-import statistics
 import sys
-import time
 import traceback
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyro
 import torch
-from posteriordb import MissingData, Target
-from posteriordb.models import targets
-from scoring import meets, moment_errors, quantile_errors, score
+from posteriordb import MissingData, Target, targets
+from posteriordb.checks import constrain
+from posteriordb.errors import errors
+from posteriordb.fits import GUIDES
+from posteriordb.tables import picture, read, table
+from scoring import evidence_error, judge_truth, score
 
 Row = dict[str, Any]
 
@@ -43,55 +46,52 @@ S = 100_000
 EVALUATION_SEED = 12345  # of a stream used for nothing else
 N_CHECKED = 500  # draws whose log p is computed a second time, without the package
 N_DELIVERED = 10_000
-
-
-@dataclass(frozen=True)
-class Bars:
-    """What a target has to reach; None where nothing is asked."""
-
-    gap: float | None = None
-    share: float | None = None
-    khat: float | None = None
-    seconds: float | None = None
-
-
-_GAUSSIAN = Bars(gap=0.005, share=0.95)
-BARS = {
-    "eight_schools_centered": Bars(gap=0.02, khat=0.7, seconds=30.0),
-    "eight_schools_noncentered": Bars(gap=0.002),
-    "nes2000": _GAUSSIAN,
-    "mesquite": _GAUSSIAN,
-    "kidscore_momiq": _GAUSSIAN,
-    "arK": _GAUSSIAN,
-    "earn_height": _GAUSSIAN,
-}
+N_DELIVERED_MODES = 40_000  # shares of many modes need more
 
 
 # Fitting and scoring
 
 
-def fit_and_score(target: Target, seed: int) -> Row:
-    """Runs FlowVI on a target and scores what it delivers."""
-    from pyro_flows import FlowVI
-
-    pyro.clear_param_store()
-    start = time.perf_counter()
-    posterior = FlowVI(target.model, seed=seed, progress=False).run(*target.args, **target.kwargs)
-    seconds = time.perf_counter() - start
-    z, log_p, log_q = posterior.sample_guide(S, seed=EVALUATION_SEED)
+def fit_and_score(target: Target, guide: str, seed: int) -> Row:
+    """Fits a guide to a target and scores what it delivers."""
+    fit = GUIDES[guide](target, seed)
+    z, log_p, log_q = fit.sample(S, EVALUATION_SEED)
+    scores = score(log_p, log_q, target.log_z, target.log_z_se)
+    delivered = errors(target, fit.draws(N_DELIVERED_MODES if target.modes else N_DELIVERED))
+    inside = torch.as_tensor(z[np.isfinite(z).all(-1)][:N_DELIVERED_MODES], dtype=torch.float64)
+    raw = errors(target, constrain(target, inside)[0]) if len(inside) else None
     return {
-        "status": str(posterior.verdict.status),
-        "user_khat": _number(posterior.khat),
-        "seconds": seconds,
-        "gradients": posterior.cost["gradients"],
-        "cost": {name: _number(value) for name, value in posterior.cost.items()},
+        "status": fit.status,
+        "seconds": fit.seconds,
+        "gradients": fit.gradients,
         "d": target.dim,
+        "group": target.group,
+        "improper": target.improper,
         "log_z": target.log_z,
         "log_z_se": target.log_z_se,
-        **score(log_p, log_q, target.log_z, target.log_z_se),
+        **scores,
         "log_p_error": _log_p_error(target, z, log_p),
-        **_errors(target, z, posterior),
+        "evidence_error": _evidence_error(target, log_p - log_q),
+        "raw_errors": raw,
+        "delivered_errors": delivered,
+        "truth": _truth(target, scores, delivered),
+        **fit.details,
     }
+
+
+def _truth(target: Target, scores: Row, delivered: Row) -> str:
+    if target.improper:
+        return "wrong"
+    found = {name: delivered[name] for name in ("mean", "log_sd", "quantile", "modes")}
+    if target.log_z is not None and scores["ln_z_is"] is not None:
+        found["log_z"] = scores["ln_z_is"] - target.log_z
+    return judge_truth(found)
+
+
+def _evidence_error(target: Target, lw: np.ndarray) -> float | None:
+    if target.log_z is None or np.isnan(lw).any():
+        return None
+    return evidence_error(lw, target.log_z)
 
 
 def _log_p_error(target: Target, z: np.ndarray, log_p: np.ndarray) -> float:
@@ -101,30 +101,6 @@ def _log_p_error(target: Target, z: np.ndarray, log_p: np.ndarray) -> float:
     both = np.isfinite(ours) & np.isfinite(theirs)
     scale = np.maximum(1.0, np.abs(ours[both]))
     return float(np.max(np.abs(ours[both] - theirs[both]) / scale, initial=0.0))
-
-
-def _errors(target: Target, z: np.ndarray, posterior: Any) -> Row:
-    """Errors of the raw guide and of the delivered draws against the reference draws."""
-    try:
-        reference = target.unconstrain(target.reference()).numpy()
-    except MissingData:
-        return {"raw_errors": None, "delivered_errors": None}
-    delivered = target.unconstrain(posterior.draws(N_DELIVERED)).numpy()
-    return {
-        "raw_errors": _summary(z[np.isfinite(z).all(-1)], reference),
-        "delivered_errors": _summary(delivered, reference),
-    }
-
-
-def _summary(draws: np.ndarray, reference: np.ndarray) -> Row:
-    moments = moment_errors(draws, reference)
-    return {
-        "mean": float(np.abs(moments["mean_error"]).max()),
-        "log_sd": float(np.abs(moments["log_sd_error"]).max()),
-        "moments_met": moments["met"],
-        # The maps to these supports act on one coordinate at a time, so that either scale will do.
-        "quantile": float(np.abs(quantile_errors(draws, reference)).max()),
-    }
 
 
 def machine() -> Row:
@@ -142,135 +118,26 @@ def machine() -> Row:
     }
 
 
-def run(chosen: dict[str, Target], seeds: list[int], out: Path) -> None:
-    """Appends a row for each target and seed that ``out`` doesn't have yet."""
-    done = {(row["target"], row["seed"]) for row in read(out) if "error" not in row}
-    for name, target in chosen.items():
-        for seed in seeds:
-            if (name, seed) in done:
-                continue
-            row: Row = {"target": name, "seed": seed}
-            try:
-                row |= fit_and_score(target, seed)
-            except Exception as error:
-                # One target that fails shouldn't cost the night's other fits.
-                traceback.print_exc()
-                row["error"] = f"{type(error).__name__}: {error}"
-            row["machine"] = machine()
-            with out.open("a") as lines:
-                lines.write(json.dumps(row) + "\n")
-            shown = {k: row.get(k) for k in ("status", "gap", "share", "khat", "seconds", "error")}
-            print(f"{name} seed {seed}: {shown}", flush=True)
-
-
-def read(out: Path) -> list[Row]:
-    """Reads the rows of a file; of two for one target and seed the later counts."""
-    if not out.exists():
-        return []
-    rows = [json.loads(line) for line in out.read_text().splitlines() if line.strip()]
-    return list({(row["target"], row["seed"]): row for row in rows}.values())
-
-
-def _number(value: Any) -> Any:
-    if isinstance(value, np.generic | torch.Tensor):
-        return value.item()
-    return value if isinstance(value, bool | int | float | str | None) else str(value)
-
-
-# The table
-
-_COLUMNS = (
-    *("target", "seeds", "gap + 2 s.e.", "judged", "gap_IS", "gap_known", "share", "k-hat"),
-    *("seconds", "gradients", "errors met", "status", "bars"),
-)
-
-
-def table(rows: list[Row]) -> str:
-    """Gives a markdown table: median / worst over seeds, and whether each bar is met."""
-    head = (
-        "| target | seeds | gap + 2 s.e. | judged | gap_IS | gap_known | share | k-hat | seconds"
-    )
-    head += " | gradients | errors met | status | bars |"
-    lines = [head, "|---|" + "---|" * (head.count("|") - 2)]
-    names = sorted({row["target"] for row in rows}, key=_order)
-    lines += [_line(name, [row for row in rows if row["target"] == name]) for name in names]
-    return "\n".join(
-        [
-            *lines,
-            "",
-            "Figures are median / worst over seeds. A bar is met if estimate + 2 s.e. <= bar; "
-            "*median only* says that the worst seed doesn't meet it. errors met: seeds whose "
-            "delivered means and sds are within their bars of the reference draws.",
-        ]
-    )
-
-
-def _order(name: str) -> tuple[int, str]:
-    return (list(BARS).index(name) if name in BARS else len(BARS), name)
-
-
-def _line(name: str, rows: list[Row]) -> str:
-    fitted = [row for row in rows if "error" not in row]
-    upper = [_upper_gap(row) for row in fitted]
-    judged = sorted({row["judged"] for row in fitted})
-    errors = [e["moments_met"] for row in fitted if (e := row["delivered_errors"]) is not None]
-    statuses = [row["status"] for row in fitted] + ["error"] * (len(rows) - len(fitted))
-    cells = [
-        name,
-        str(len(rows)),
-        _cell(upper, "{:.4f}"),
-        ", ".join(judged),
-        _cell([row["gap_is"] for row in fitted], "{:.4f}"),
-        _cell([row["gap_known"] for row in fitted], "{:.4f}"),
-        _cell([row["share"] for row in fitted], "{:.3f}", worst=min),
-        _cell([_khat(row) for row in fitted], "{:.2f}"),
-        _cell([row["seconds"] for row in fitted], "{:.1f}"),
-        _cell([row["gradients"] for row in fitted], "{:.0f}"),
-        f"{sum(errors)} of {len(errors)}" if errors else "no reference",
-        ", ".join(f"{statuses.count(s)} {s}" for s in dict.fromkeys(statuses)),
-        _verdicts(BARS.get(name, Bars()), rows),
-    ]
-    return "| " + " | ".join(cells) + " |"
-
-
-def _upper_gap(row: Row) -> float | None:
-    return None if row["gap"] is None else row["gap"] + 2 * (row["gap_se"] or 0.0)
-
-
-def _khat(row: Row) -> float | None:
-    # Constant weights have no k-hat, which is a pass.
-    return -np.inf if row["khat_applicable"] is False else row["khat"]
-
-
-def _cell(values: list[float | None], form: str, worst: Any = max) -> str:
-    if not values or any(value is None for value in values):
-        return "none"
-
-    def shown(value: float) -> str:
-        return "n/a" if value == -np.inf else form.format(value)
-
-    return f"{shown(statistics.median(values))} / {shown(worst(values))}"
-
-
-def _verdicts(bars: Bars, rows: list[Row]) -> str:
-    met = {
-        "gap": lambda row: meets(row["gap"], row["gap_se"], bars.gap),
-        "share": lambda row: row["share"] is not None and row["share"] >= bars.share,
-        "khat": lambda row: _khat(row) is not None and _khat(row) < bars.khat,
-        "seconds": lambda row: row["seconds"] <= bars.seconds,
-    }
-    parts = []
-    for name, passes in met.items():
-        bar = getattr(bars, name)
-        if bar is None:
+def run(chosen: dict[str, Target], guides: list[str], seeds: list[int], out: Path) -> None:
+    """Appends a row for each guide, target and seed that ``out`` doesn't have yet."""
+    done = {(r["guide"], r["target"], r["seed"]) for r in read([out]) if "error" not in r}
+    wanted = [(g, t, s) for s in seeds for g in guides for t in chosen]
+    for guide, name, seed in wanted:
+        if (guide, name, seed) in done:
             continue
-        passed = ["error" not in row and passes(row) for row in rows]
-        # The median seed meets a bar if more than half of the seeds do.
-        most = sum(passed) * 2 > len(passed)
-        verdict = "pass" if all(passed) else "median only" if most else "FAIL"
-        sign = {"share": ">=", "khat": "<"}.get(name, "<=")
-        parts.append(f"{name} {sign} {bar:g}: {verdict}")
-    return "; ".join(parts) or "none set"
+        row: Row = {"guide": guide, "target": name, "seed": seed}
+        try:
+            row |= fit_and_score(chosen[name], guide, seed)
+        except Exception as error:
+            # One target that fails shouldn't cost the night's other fits.
+            traceback.print_exc()
+            row["error"] = f"{type(error).__name__}: {error}"
+        row["machine"] = machine()
+        with out.open("a") as lines:
+            lines.write(json.dumps(row) + "\n")
+        keys = ("status", "gap", "share", "khat", "seconds", "truth", "error")
+        shown = {k: round(v, 5) if isinstance(v := row.get(k), float) else v for k in keys}
+        print(f"{guide} {name} seed {seed}: {shown}", flush=True)
 
 
 # The command
@@ -284,50 +151,60 @@ def _parser() -> argparse.ArgumentParser:
         "--data",
         type=Path,
         help="folder that holds posteriordb, and posteriordb_logz.csv for log Z; for example "
-        "../shared/data. Without it only eight schools is run, without reference draws",
+        "../shared/data. Without it only targets that need no files are run",
     )
     parser.add_argument(
-        "--targets", nargs="+", default=["all"], help="names of targets, 'bars', or 'all'"
+        "--targets", nargs="+", default=["all"], help="names of targets or groups, or 'all'"
     )
+    parser.add_argument("--guides", nargs="+", default=["flow"], choices=list(GUIDES))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--out", type=Path, default=Path("posterior_quality.jsonl"))
+    parser.add_argument("--out", nargs="+", type=Path, default=[Path("posterior_quality.jsonl")])
     parser.add_argument("--threads", type=int, default=1, help="torch's threads")
+    parser.add_argument("--part", default="1/1", help="only this part of the targets, as in 1/2")
     parser.add_argument("--table", action="store_true", help="print the rows of --out as a table")
+    parser.add_argument("--picture", type=Path, help="draw the rows of --out to this file")
     parser.add_argument("--list", action="store_true", help="print the names of the targets")
     return parser
 
 
 def _choose(names: list[str], available: dict[str, Target]) -> dict[str, Target]:
-    if names == ["all"]:
-        return available
-    if names == ["bars"]:
-        names = [name for name in BARS if name in available]
-    unknown = [name for name in names if name not in available]
-    if unknown:
-        sys.exit(
-            f"There is no target named {', '.join(unknown)}. Without --data there are only the "
-            f"two forms of eight schools. Available: {', '.join(available)}."
-        )
-    return {name: available[name] for name in names}
+    chosen: dict[str, Target] = {}
+    for name in names:
+        found = {
+            key: target for key, target in available.items() if name in ("all", key, target.group)
+        }
+        if not found:
+            sys.exit(
+                f"There is no target or group named {name}. Without --data there are only those "
+                f"that need no files. Available: {', '.join(available)}."
+            )
+        chosen |= found
+    return chosen
 
 
 def main(args: argparse.Namespace) -> None:
-    """Lists, fits and scores, or prints the table."""
-    if args.table:
+    """Lists, fits and scores, or shows what there is."""
+    if args.table or args.picture:
         rows = read(args.out)
         if not rows:
             sys.exit(f"There are no rows in {args.out} yet: run this command without --table.")
-        print(table(rows))
+        if args.table:
+            print(table(rows))
+        if args.picture:
+            picture(rows, args.picture)
         return
     try:
         available = targets(args.data)
     except MissingData as error:
         sys.exit(str(error))
     if args.list:
-        print("\n".join(available))
+        print("\n".join(f"{name} ({target.group})" for name, target in available.items()))
         return
     torch.set_num_threads(args.threads)
-    run(_choose(args.targets, available), args.seeds, args.out)
+    chosen = _choose(args.targets, available)
+    part, parts = (int(number) for number in args.part.split("/"))
+    names = list(chosen)[part - 1 :: parts]
+    run({name: chosen[name] for name in names}, args.guides, args.seeds, args.out[0])
 
 
 if __name__ == "__main__":

@@ -28,6 +28,8 @@ N_BATCHES = 10  # batches behind the medians of share and k-hat
 BATCH_SIZE = 10_000
 MAX_FAULTS = 1e-3
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+# Errors above these make draws wrong; see judge_truth.
+WRONG = {"mean": 0.2, "log_sd": 0.2, "quantile": 0.1, "modes": 0.1, "log_z": 0.1}
 
 
 def score(
@@ -194,6 +196,49 @@ def quantile_errors(draws: ArrayLike, ref: ArrayLike) -> Array:
     draws, ref = _same_width(draws, ref)
     at = np.quantile(ref, QUANTILES, axis=0)
     return (draws[None] <= at[:, None]).mean(1) - np.array(QUANTILES)[:, None]
+
+
+def tail_index(x: ArrayLike) -> float:
+    """The Pareto shape of the larger tail of ``|x - median|``: moments below 1 / shape exist."""
+    from pyro_flows.diagnostics.arviz_seam import psislw
+
+    x = np.asarray(x, dtype=np.float64)
+    distance = np.abs(x - np.median(x))
+    distance = distance[distance > 0]
+    return float(psislw(np.log(distance))[1]) if len(distance) > 100 else math.inf
+
+
+def total_variation(shares: ArrayLike, reference: ArrayLike) -> float:
+    """Half the sum of the differences of two lists of shares."""
+    return 0.5 * float(np.abs(np.asarray(shares) - np.asarray(reference)).sum())
+
+
+def evidence_error(lw: ArrayLike, log_z: float, size: int = 2000) -> float:
+    """The mean absolute error of lnZ_IS from ``size`` draws, over all batches of that size."""
+    lw = np.asarray(lw, dtype=np.float64)
+    batches = lw[: len(lw) // size * size].reshape(-1, size)
+    return float(np.mean([abs(_ln_z(batch)[0] - log_z) for batch in batches]))
+
+
+def judge_truth(errors: dict[str, float | None]) -> str:
+    """Whether draws are in truth "right", "wrong" or between ("grey").
+
+    Args:
+        errors: The largest errors, None or absent where one can't be judged: ``mean`` in sds,
+            ``log_sd``, ``quantile``, ``modes`` (total variation), ``log_z``.
+
+    Returns:
+        "wrong" if any is above its limit, "right" if all are under half of it; "unknown" if there
+        is none.
+    """
+    shares = [
+        abs(value) / limit
+        for name, limit in WRONG.items()
+        if (value := errors.get(name)) is not None and not math.isnan(value)
+    ]
+    if not shares:
+        return "unknown"
+    return "wrong" if max(shares) > 1 else "right" if max(shares) < 0.5 else "grey"
 
 
 def meets(estimate: float | None, se: float | None, bar: float) -> bool:

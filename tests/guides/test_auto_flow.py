@@ -721,6 +721,16 @@ def test_the_widest_floating_type_is_taken(prior, data, dtype, expected):
         SVI(model, guide, Adam({"lr": 1e-3}), Trace_ELBO()).step()
 
 
+def test_a_factor_says_what_floating_type_a_flat_prior_has():
+    """A flat site has no type of its own; its guide must not round what the factor computes."""
+
+    def model():
+        z = pyro.sample("z", dist.ImproperUniform(constraints.real, (), (2,)))
+        pyro.factor("density", -0.5 * z.double().square().sum(-1))
+
+    assert {p.dtype for p in AutoFlow(model).setup().parameters()} == {torch.float64}
+
+
 def test_flat_priors_take_the_datas_type():
     y = torch.randn(4, 2, dtype=torch.float64)
 
