@@ -223,6 +223,26 @@ class FlowMixtureDistribution(dist.TorchDistribution):
         log_weights = self.log_weights.movedim(-1, 0)
         return values, log_weights.reshape(len(self.components), *ones, *self.batch_shape)
 
+    def push(self, noise: Tensor, uniform: Tensor) -> Tensor:
+        """Draws from given random numbers, so that two states can be compared on the same ones.
+
+        Args:
+            noise: draws of the flows' base, ``(n, dim)``.
+            uniform: numbers between 0 and 1, ``(n,)``, each of which picks a flow.
+
+        Returns:
+            Shape ``(n, dim)``, without a gradient in the weights. For mixtures without a batch
+            shape, of vectors.
+        """
+        edges = self.log_weights.exp().cumsum(-1)[:-1]
+        chosen = torch.searchsorted(edges.contiguous(), uniform)
+        draws = noise.new_empty(noise.shape)
+        for k, component in enumerate(self.components):
+            rows = (chosen == k).nonzero().squeeze(-1)
+            value, _ = component.transform.forward_and_ladj(noise[rows], component.context)
+            draws = draws.index_copy(0, rows, value)
+        return draws
+
     def expand(
         self, batch_shape: torch.Size | Sequence[int], _instance: Any = None
     ) -> FlowMixtureDistribution:

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.distributions import biject_to
 
 from pyro_flows import flows
-from pyro_flows.distributions import Flow, FlowDistribution
+from pyro_flows.distributions import Flow, FlowDistribution, FlowMixture
 from pyro_flows.errors import ChangedModelError, GuideError, NoLatentsError, ShapeError
 from pyro_flows.guides import structure
 from pyro_flows.guides.initialization import Start, init_to_median_or_feasible
@@ -115,6 +115,7 @@ class AutoFlow(AutoContinuous):
         self._signature: Any = None
         self._active: dict[str, Tensor] = {}
         self._filling: dict[str, tuple[int, Tensor, Tensor]] = {}
+        self._flow_levels: list[int] | None = None
 
     @property
     def bare_model(self) -> Callable[..., Any]:
@@ -181,13 +182,66 @@ class AutoFlow(AutoContinuous):
         levels = self._levels(args, kwargs)
         prior = noncentring(self, self.bare_model, args, kwargs, levels, start)
         # What the hierarchy's own location and scale can't undo, couplings along it can.
-        flow = _build(self._flow_spec, self.latent_dim, levels if prior is None else None)
-        affine = CholeskyAffine(self.latent_dim)
-        layers = [*flow.transform.layers, affine, *([prior] if prior is not None else [])]
-        flow = Flow(layers, flow.base).to(device=device, dtype=dtype)
-        affine.set(loc=start, scale_tril=self._init_scale * torch.eye(len(start)).to(start))
-        self._modules["flow"] = flow
+        self._flow_levels = levels if prior is None else None
+        scale = self._init_scale * torch.eye(len(start)).to(start)
+        self._set_flow([self._around(start, scale)], prior)
         self._signature = structure.signature(args, kwargs)
+
+    def _around(self, loc: Tensor, scale_tril: Tensor) -> Flow:
+        """A fresh flow around a Gaussian, whose layers are the identity."""
+        spec = self._flow_spec
+        # A flow given as an object is the one that is trained; a mixture needs copies.
+        spec = copy.deepcopy(spec) if isinstance(spec, Flow) and "flow" in self._modules else spec
+        flow = _build(spec, self.latent_dim, self._flow_levels)
+        affine = CholeskyAffine(self.latent_dim)
+        flow = Flow([*flow.transform.layers, affine], flow.base).to(loc)
+        affine.set(loc=loc, scale_tril=scale_tril)
+        return flow
+
+    def _set_flow(
+        self, flows: list[Flow], prior: NonCentring | None, weights: Tensor | None = None
+    ) -> None:
+        """One flow, or a mixture of several, below the layer of the hierarchy."""
+        last = [] if prior is None else [prior]
+        if len(flows) == 1:
+            flow = Flow([*flows[0].transform.layers, *last], flows[0].base)
+        else:
+            # Several flows are the base of one: so the posterior is a base and a transform still.
+            unit = CholeskyAffine(self.latent_dim).requires_grad_(False)
+            flow = Flow([unit, *last], FlowMixture(flows, weights))
+        self._modules["flow"] = flow.to(next(flows[0].parameters()))
+
+    @torch.no_grad()
+    def split(self, locs: Tensor, scale_trils: Tensor, weights: Tensor) -> None:
+        """Make the posterior a mixture of flows, one around each of several Gaussians.
+
+        :class:`pyro_flows.inference.FlowVI` calls this where it finds several modes. Draws of a
+        mixture carry no gradient, so that Pyro's ELBOs train it by score functions only.
+
+        Args:
+            locs: shape ``(K, latent_dim)``, unconstrained, below :attr:`noncentring`.
+            scale_trils: their Cholesky factors, ``(K, latent_dim, latent_dim)``.
+            weights: ``(K,)``, positive. ``K=1`` goes back to a single flow.
+        """
+        prior = self.noncentring
+        flows = [self._around(*gaussian) for gaussian in zip(locs, scale_trils, strict=True)]
+        self._set_flow(flows, prior, weights)
+
+    def state(self) -> tuple[Flow, dict[str, Tensor]]:
+        """The flow and a copy of its parameters, to go back to by :meth:`set_state`."""
+        return self._flow, copy.deepcopy(self._flow.state_dict())
+
+    def set_state(self, state: tuple[Flow, dict[str, Tensor]]) -> None:
+        """Go back to what :meth:`state` gave."""
+        flow, values = state
+        flow.load_state_dict(values)
+        self._modules["flow"] = flow
+
+    @property
+    def modes(self) -> int:
+        """Number of flows in the posterior: more than 1 after :meth:`split`."""
+        base = self._flow.base
+        return len(base.flows) if isinstance(base, FlowMixture) else 1
 
     def _levels(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[int]:
         """Level in the model's hierarchy of every packed coordinate."""
@@ -385,6 +439,8 @@ class AutoFlow(AutoContinuous):
         base = self.get_base_dist()
         with structure.random_state_kept():
             torch.manual_seed(20_111)
+            if self.modes > 1:
+                return self._flow().sample((QUANTILE_DRAWS + 1,)).sort(0)[0]
             z = base.sample((QUANTILE_DRAWS // 2,))
         centre = base.mean
         z = torch.cat([z, 2 * centre - z, centre.unsqueeze(0)])

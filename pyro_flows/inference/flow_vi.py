@@ -26,7 +26,7 @@ from pyro_flows.guides.unpack import coordinate_sites
 from pyro_flows.inference.objectives import Objective
 from pyro_flows.inference.posterior import Pool, Posterior
 from pyro_flows.inference.randomness import seeded
-from pyro_flows.inference.warm_start import Gaussian, find_gaussian, find_modes
+from pyro_flows.inference.warm_start import Gaussian, find_modes, find_start
 from pyro_flows.training import Report, Schedule, train
 
 # A pool ten times the draws handed over, so that resampling without replacement has a choice.
@@ -132,6 +132,7 @@ class FlowVI:
             objective = Objective(guide, log_joint, args, kwargs)
             clock.lap("setup")
             start = self._warm_start(guide, log_joint, objective)
+            objective.reread()  # the guide may have been split
             clock.lap("warm start")
             if start is None:
                 report = Report(
@@ -196,15 +197,16 @@ class FlowVI:
                     "Check supports, scales and data, or start the guide elsewhere (init_loc_fn)."
                 )
             return find_modes(log_joint, guide._init_loc().detach())
-        before, given = objective.score(), copy.deepcopy(guide.get_transform().state_dict())
+        before, given = objective.score(), guide.state()
         try:
-            start = find_gaussian(log_joint, guide)
+            start = find_start(log_joint, guide)
         except KeyboardInterrupt:
             start = None
+        objective.reread()
         # A guide that was trained before may be better than any Gaussian; and an interrupted
         # search leaves the guide half-way between two coordinate systems.
         if start is None or objective.score().gain_over(before)[0] < 0:
-            guide.get_transform().load_state_dict(given)
+            guide.set_state(given)
             log_joint.forget()
         return start
 

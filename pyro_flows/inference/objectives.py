@@ -13,7 +13,12 @@ import torch
 from pyro.infer.autoguide.guides import AutoContinuous
 from torch import Tensor
 
-from pyro_flows.distributions import Flow, FlowDistribution, StandardNormal
+from pyro_flows.distributions import (
+    Flow,
+    FlowDistribution,
+    FlowMixtureDistribution,
+    StandardNormal,
+)
 from pyro_flows.guides import AutoFlow, LogJoint, structure
 from pyro_flows.training import Score
 
@@ -45,20 +50,24 @@ class Objective:
         self.guide, self.log_joint = guide, log_joint
         self.args, self.kwargs = args, kwargs or {}
         self.gradients = 0
+        self._count = 256 if log_joint.mode == "sequential" else heldout
+        self.reread()
+
+    def reread(self) -> None:
+        """Look at the guide again, after its flow was put in the place of another."""
+        guide = self.guide
         # Path gradients freeze the flow's own parameters for the inverse pass.
         self.parameters = [p for p in guide.parameters() if p.requires_grad]
-        if log_joint.mode == "sequential":
-            heldout = 256
-        self._heldout: Tensor | None = None
+        self._heldout: tuple[Tensor, Tensor | None] | None = None
         self._inner: Flow | None = None
         if isinstance(guide, AutoFlow):
             layers: list[Any] = list(guide.get_transform().layers)
             self._inner = Flow(
                 layers if guide.noncentring is None else layers[:-1], guide._flow.base
             )
-            with torch.no_grad():
-                self._heldout = guide.get_base_dist().sample((heldout,))
-        self._count = heldout
+            with torch.no_grad(), structure.random_state_kept():
+                torch.manual_seed(20_113)  # the same numbers for every flow
+                self._heldout = self._noise(self._count)
 
     def gradient(self, particles: int) -> tuple[Tensor, Tensor]:
         """Leave the gradient of -ELBO on the parameters.
@@ -72,13 +81,7 @@ class Objective:
         return self._plain_gradient(particles)
 
     def _path_gradient(self, flow: FlowDistribution, particles: int) -> tuple[Tensor, Tensor]:
-        half = flow.base.rsample(((particles + 1) // 2,))
-        # Mirrored pairs: odd parts of the noise cancel exactly. (A base that isn't symmetric is
-        # sampled plainly.)
-        mirrored = isinstance(self.guide._flow.base, StandardNormal)
-        other = -half if mirrored else flow.base.rsample((particles // 2,))
-        noise = torch.cat([half, other[: particles // 2]])
-        x, _ = flow.transform.forward_and_ladj(noise)
+        x, weight = self._draws(flow, particles)
         value, gradient = self.log_joint.value_and_grad(x, accumulate=True)
         for parameter in self.parameters:
             parameter.requires_grad_(False)
@@ -91,12 +94,38 @@ class Objective:
                 parameter.requires_grad_(True)
         path = gradient - gradient_q
         finite = torch.isfinite(value) & torch.isfinite(path).all(-1)
-        count = finite.sum().clamp_min(1)
         path = torch.where(finite.unsqueeze(-1), path, torch.zeros_like(path))
-        # The surrogate's gradient is the chain rule through x; its value means nothing.
-        (-(x * path).sum() / count).backward()
         ratio = torch.where(finite, value - log_q.detach(), torch.zeros_like(value))
-        return ratio.sum() / count, particles - finite.sum()
+        # Particles outside the support count for nothing; those left share the weight.
+        share = weight * finite / (weight.detach() * finite).sum().clamp_min(1e-30)
+        # The surrogate's gradient is the chain rule through x, and through the weights of a
+        # mixture, whose own sum is constant; its value means nothing.
+        surrogate = (share.detach() * (x * path).sum(-1)).sum()
+        if share.requires_grad:
+            centre = (share.detach() * ratio).sum()
+            surrogate = surrogate + (share * (ratio - centre)).sum()
+        (-surrogate).backward()
+        return (share.detach() * ratio).sum(), len(x) - finite.sum()
+
+    def _draws(self, flow: FlowDistribution, particles: int) -> tuple[Tensor, Tensor]:
+        """Draws with gradients, and what each counts for, ``(P, D)`` and ``(P,)``.
+
+        Of a mixture as many from each flow, each worth its flow's weight, with the gradient in
+        the weights: no flow is starved, and none chosen by chance.
+        """
+        base = flow.base
+        if not isinstance(base, FlowMixtureDistribution):
+            mirrored = isinstance(self.guide._flow.base, StandardNormal)
+            x, _ = flow.transform.forward_and_ladj(_noise(base, particles, mirrored=mirrored))
+            return x, x.new_full((len(x),), 1.0 / len(x))
+        count = max(8, particles // len(base.components))
+        parts = []
+        for component, made in zip(base.components, self.guide._flow.base.flows, strict=True):
+            mirrored = isinstance(made.base, StandardNormal)
+            noise = _noise(component.base, count, mirrored=mirrored)
+            parts.append(component.transform.forward_and_ladj(noise)[0])
+        x, _ = flow.transform.forward_and_ladj(torch.cat(parts))
+        return x, (base.log_weights.exp() / count).repeat_interleave(count)
 
     def _plain_gradient(self, particles: int) -> tuple[Tensor, Tensor]:
         posterior = self.guide.get_posterior(*self.args, **self.kwargs)
@@ -149,16 +178,37 @@ class Objective:
             log_q = self._inner.log_prob(x)
         return self.log_joint.in_chunks(x) - log_q
 
-    def _draw(self, n: int, noise: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    def _noise(self, n: int) -> tuple[Tensor, Tensor | None]:
+        """Random numbers for n draws: of the base, and to choose a flow where there are several.
+
+        Flows of one mixture are made alike, so the first one's base serves them all.
+        """
+        base = self.guide.get_base_dist()
+        if not isinstance(base, FlowMixtureDistribution):
+            return base.sample((n,)), None
+        noise = base.components[0].base.sample((n,))
+        return noise, torch.rand(n, dtype=noise.dtype, device=noise.device)
+
+    def _draw(
+        self, n: int, noise: tuple[Tensor, Tensor | None] | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """The same in the log joint's coordinates."""
         if self._inner is not None:
             flow = self._inner()
-            if noise is None:
-                noise = flow.base.sample((n,))
-            x, ladj = flow.transform.forward_and_ladj(noise)
-            log_q = flow.base.log_prob(noise) - ladj
+            draw, uniform = noise or self._noise(n)
+            if uniform is not None:
+                draw = flow.base.push(draw, uniform)
+            x, ladj = flow.transform.forward_and_ladj(draw)
+            log_q = flow.base.log_prob(draw) - ladj
         else:
             posterior = self.guide.get_posterior(*self.args, **self.kwargs)
             x = posterior.rsample((n,))
             log_q = posterior.log_prob(x)
         return x, self.log_joint.in_chunks(x), log_q
+
+
+def _noise(base: Any, particles: int, *, mirrored: bool) -> Tensor:
+    """Draws of a base, in mirrored pairs where it is symmetric: odd parts of the noise cancel."""
+    half = base.rsample(((particles + 1) // 2,))
+    other = -half if mirrored else base.rsample((particles // 2,))
+    return torch.cat([half, other[: particles // 2]])

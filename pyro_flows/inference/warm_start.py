@@ -27,10 +27,23 @@ from torch import Tensor
 
 from pyro_flows.errors import GuideError, InfeasibleModelError
 from pyro_flows.guides import AutoFlow, LogJoint, named_sites, structure, unconstrain
+from pyro_flows.inference.modes import (
+    MOST_MODES,
+    SAME,
+    WORTH,
+    Mixture,
+    Modes,
+    elbo_of_mixture,
+    explore,
+    lower_factors,
+    merge,
+    weigh,
+)
+from pyro_flows.inference.newton import Climb, climb, lower
 
-STEP_SIZES = (1.0, 0.5, 0.25, 0.1, 0.03, 0.01, 1e-3, 1e-5)
-NEWTON_PASSES = 40
 NATURAL_STEPS = 200
+# Modes whose Gaussians are fitted one by one before they become a mixture.
+MOST_REFINED = 8
 # A Hessian costs D gradients of a D-vector; beyond this the natural gradient goes alone.
 LARGEST_HESSIAN = 400
 # A standard deviation that grows by this factor in the last three quarters of NATURAL_STEPS, and
@@ -56,6 +69,7 @@ class Gaussian:
         history: ELBO after each natural-gradient step.
         centring: degree of centring of each coordinate in which it was found; None if the model
             has no hierarchy that the guide can use.
+        mixture: several Gaussians that are better than one, where modes lie apart.
     """
 
     loc: Tensor
@@ -68,6 +82,7 @@ class Gaussian:
     mode_evidence: Tensor | None = None
     history: list[float] = field(default_factory=list)
     centring: Tensor | None = None
+    mixture: Mixture | None = None
 
 
 def warm_start(guide: AutoFlow, *args: Any, **kwargs: Any) -> Gaussian:
@@ -116,6 +131,9 @@ def find_gaussian(log_joint: LogJoint, guide: AutoFlow) -> Gaussian:
     Raises:
         InfeasibleModelError: the log joint isn't finite anywhere it was tried.
     """
+    if guide.modes > 1:  # what is searched for first is one Gaussian
+        loc = guide._init_loc().to(guide.affine.loc)
+        guide.split(loc[None], 0.1 * torch.eye(len(loc)).to(loc)[None], torch.ones(1))
     layer, loc = guide.noncentring, guide.affine.loc.detach().clone()
     scale = guide.affine.scale_tril.detach().clone()
     if layer is None:
@@ -142,6 +160,70 @@ def find_gaussian(log_joint: LogJoint, guide: AutoFlow) -> Gaussian:
 
 
 @torch.no_grad()
+def find_start(log_joint: LogJoint, guide: AutoFlow) -> Gaussian:
+    """:func:`find_gaussian`; then look for further modes, and split the guide if some weigh.
+
+    Args:
+        log_joint: the model's, ``through`` the guide's non-centring layer if it has one.
+        guide: set up; changed in place.
+    """
+    best = find_gaussian(log_joint, guide)
+    if len(best.loc) > LARGEST_HESSIAN or log_joint.stochastic or best.growing is not None:
+        return best
+    best.modes = best.mode_evidence = None
+    known = merge(None, climb(log_joint, best.loc[None]))
+    modes, spent = explore(log_joint, best.loc, best.scale_tril, known)
+    best.gradients += spent
+    if not len(modes):
+        return best
+    best.modes, best.mode_evidence = modes.locs, modes.evidence
+    if log_joint.through is not None:
+        best.modes = log_joint.through(modes.locs)
+    best.mixture = _mixture(log_joint, modes.weighty[:MOST_MODES], best)
+    if best.mixture is not None:
+        guide.split(best.mixture.locs, best.mixture.scale_trils, best.mixture.weights)
+    return best
+
+
+def _mixture(log_joint: LogJoint, modes: Modes, single: Gaussian) -> Mixture | None:
+    """A Gaussian for each mode, or None if one Gaussian for all is as good."""
+    if len(modes) < 2:
+        return None
+    trils = lower_factors(modes)
+    candidates = [weigh(log_joint, modes.locs, trils)]
+    if len(modes) <= MOST_REFINED:
+        refined = []
+        for loc, tril in zip(modes.locs, trils, strict=True):
+            refined.append(_natural_gradient(log_joint, Gaussian(loc, tril)))
+            single.gradients += refined[-1].gradients
+        refined = _distinct(refined)
+        locs = torch.stack([g.loc for g in refined])
+        candidates.append(weigh(log_joint, locs, torch.stack([g.scale_tril for g in refined])))
+    elbos = [elbo_of_mixture(log_joint, mixture) for mixture in candidates]
+    top = max(range(len(elbos)), key=elbos.__getitem__)
+    if len(candidates[top].weights) < 2 or elbos[top] < single.elbo + WORTH:
+        return None
+    return candidates[top]
+
+
+def _distinct(gaussians: list[Gaussian]) -> list[Gaussian]:
+    """Gaussians that didn't end up in one place."""
+    kept: list[Gaussian] = []
+    for one in gaussians:
+        apart = [
+            torch.linalg.solve_triangular(
+                lower(torch.cat([one.scale_tril, other.scale_tril], -1)),
+                (one.loc - other.loc)[:, None],
+                upper=False,
+            ).norm()
+            for other in kept
+        ]
+        if all(float(distance) > SAME for distance in apart):
+            kept.append(one)
+    return kept
+
+
+@torch.no_grad()
 def find_modes(log_joint: LogJoint, loc: Tensor) -> Gaussian:
     """Maxima of the log joint, from over-dispersed starts around a point.
 
@@ -157,19 +239,23 @@ def find_modes(log_joint: LogJoint, loc: Tensor) -> Gaussian:
     plain = Gaussian(loc, 0.1 * torch.eye(len(loc)).to(loc))
     starts = _starts(log_joint, plain)
     if len(loc) <= LARGEST_HESSIAN and not log_joint.stochastic:
-        _, plain.gradients, plain.modes, plain.mode_evidence = _newton(log_joint, starts, plain)
+        paths = climb(log_joint, starts)
+        plain.gradients = paths.gradients
+        plain.modes, plain.mode_evidence = paths.modes, paths.evidence
     return plain
 
 
 def _search(log_joint: LogJoint, plain: Gaussian) -> Gaussian:
     """The best Gaussian found from a plain one, in the log joint's coordinates."""
     starts = _starts(log_joint, plain)
-    best, newton_gradients, modes, evidence = plain, 0, None, None
+    best, spent, modes, evidence = plain, 0, None, None
     plain.plain_elbo = plain.elbo = elbo_of(log_joint, plain.loc, plain.scale_tril)
     if len(plain.loc) <= LARGEST_HESSIAN and not log_joint.stochastic:
-        best, newton_gradients, modes, evidence = _newton(log_joint, starts, plain)
+        paths = climb(log_joint, starts)
+        best, spent = _best_on(log_joint, paths, plain), paths.gradients + 32 * len(paths.locs)
+        modes, evidence = paths.modes, paths.evidence
     natural = _natural_gradient(log_joint, best)
-    natural.gradients += newton_gradients
+    natural.gradients += spent
     natural.elbo = elbo_of(log_joint, natural.loc, natural.scale_tril)
     natural.plain_elbo = plain.elbo
     natural.modes, natural.mode_evidence = modes, evidence
@@ -177,6 +263,16 @@ def _search(log_joint: LogJoint, plain: Gaussian) -> Gaussian:
         # Too noisy, or no better: keep what it came from, and what was learned on the way.
         natural.loc, natural.scale_tril, natural.elbo = best.loc, best.scale_tril, best.elbo
     return natural
+
+
+def _best_on(log_joint: LogJoint, paths: Climb, plain: Gaussian) -> Gaussian:
+    """The best of the Gaussians around the points of some paths, and of the plain one."""
+    if not len(paths.locs):
+        return plain
+    top = int(_elbos(log_joint, paths.locs, paths.scales, 32).argmax())
+    loc, factor = paths.locs[top], lower(paths.scales[top])
+    elbo = elbo_of(log_joint, loc, factor)
+    return Gaussian(loc, factor, elbo) if elbo > plain.elbo else plain
 
 
 def elbo_of(log_joint: LogJoint, loc: Tensor, scale: Tensor, draws: int = 256) -> float:
@@ -248,76 +344,6 @@ def _prior_draws(log_joint: LogJoint, count: int) -> list[Tensor]:
     return draws
 
 
-def _newton(
-    log_joint: LogJoint, z: Tensor, plain: Gaussian
-) -> tuple[Gaussian, int, Tensor | None, Tensor | None]:
-    """Newton paths from the rows of ``z``; the best Gaussian on them, cost, and maxima found."""
-    count, dim = z.shape
-    steps = torch.tensor(STEP_SIZES, dtype=z.dtype, device=z.device)
-    best, gradients = plain, 0
-    path: list[tuple[Tensor, Tensor]] = []
-    converged = torch.zeros(count, dtype=torch.bool, device=z.device)
-    curvature = torch.zeros(count, dtype=z.dtype, device=z.device)
-    for _ in range(NEWTON_PASSES):
-        try:
-            value, gradient, hessian = log_joint.value_grad_hessian(z)
-        except (RuntimeError, NotImplementedError):  # an operation without second derivatives
-            break
-        gradients += count * (dim + 1 + len(STEP_SIZES))
-        scale, direction, positive, log_det = _precondition(-hessian, gradient)
-        ok = torch.isfinite(value) & torch.isfinite(direction).all(-1)
-        ok = ok & torch.isfinite(scale).flatten(1).all(-1)
-        decrement = (direction * gradient).sum(-1)
-        path.append((z[ok], scale[ok]))
-        converged = ok & positive & (decrement.abs() < 1e-4)
-        curvature = log_det
-        candidates = (
-            z[:, None] + steps[:, None] * torch.where(ok[:, None], direction, 0.0)[:, None]
-        )
-        reached = log_joint.in_chunks(candidates.reshape(-1, dim)).reshape(count, -1)
-        reached = torch.where(torch.isfinite(reached), reached, -math.inf)
-        top, index = reached.max(-1)
-        better = ok & (top > value)
-        chosen = candidates[torch.arange(count, device=z.device), index]
-        z = torch.where(better[:, None], chosen, z)
-        if bool((converged | ~better).all()):
-            break
-    if not path:
-        return best, gradients, None, None
-    loc, scale = torch.cat([p[0] for p in path]), torch.cat([p[1] for p in path])
-    elbos = _elbos(log_joint, loc, scale, 32)
-    gradients += 32 * len(loc)
-    top_index = int(elbos.argmax())
-    factor = _lower(scale[top_index])
-    elbo = elbo_of(log_joint, loc[top_index], factor)
-    if elbo > best.elbo:
-        best = Gaussian(loc[top_index], factor, elbo)
-    if not bool(converged.any()):
-        return best, gradients, None, None
-    modes = z[converged]
-    evidence = log_joint.in_chunks(modes) + 0.5 * dim * math.log(2 * math.pi)
-    return best, gradients, modes, evidence - 0.5 * curvature[converged]
-
-
-def _precondition(hessian: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """A covariance factor and an ascent direction from a Hessian of -log p, by rows.
-
-    The Hessian is scaled to unit diagonal first, so that its eigenvalues tell shape from scale;
-    negative ones are reflected (saddle-free Newton).
-    """
-    bad = ~torch.isfinite(hessian).flatten(1).all(-1)
-    eye = torch.eye(hessian.shape[-1], dtype=hessian.dtype, device=hessian.device)
-    hessian = torch.where(bad[:, None, None], eye, hessian)
-    d = hessian.diagonal(dim1=-2, dim2=-1).abs().clamp_min(1e-20).sqrt()
-    eigenvalues, vectors = torch.linalg.eigh(hessian / (d[:, :, None] * d[:, None, :]))
-    tiny = 100 * torch.finfo(hessian.dtype).eps * hessian.shape[-1]
-    positive = (eigenvalues > tiny).all(-1) & ~bad
-    modified = torch.where(eigenvalues > tiny, eigenvalues, eigenvalues.abs().clamp_min(1e-3))
-    scale = vectors / modified.sqrt()[:, None, :] / d[:, :, None]
-    direction = (scale @ (scale.mT @ gradient[..., None])).squeeze(-1)
-    return scale, direction, positive, modified.log().sum(-1) + 2 * d.log().sum(-1)
-
-
 def _natural_gradient(log_joint: LogJoint, start: Gaussian) -> Gaussian:
     """Ascend the ELBO of a Gaussian in its own whitened coordinates."""
     loc, scale, dim = start.loc.clone(), start.scale_tril.clone(), len(start.loc)
@@ -348,7 +374,7 @@ def _natural_gradient(log_joint: LogJoint, start: Gaussian) -> Gaussian:
         eigenvalues = eigenvalues.clamp(-0.5, 2.0)
         precision = 1 + eigenvalues + 0.5 * eigenvalues**2
         loc = loc + scale @ drift
-        scale = _lower((scale @ vectors) * precision.rsqrt())
+        scale = lower((scale @ vectors) * precision.rsqrt())
         step += 1
         if step % (NATURAL_STEPS // 4) == 0:
             spreads.append(scale.norm(dim=-1))
@@ -366,10 +392,3 @@ def _grows(spreads: list[Tensor]) -> Tensor:
     """Which coordinates' standard deviations grew by a large factor, and still do."""
     first, middle, _, last = spreads[-4:]
     return (last > GROWTH * first) & (last > STILL * middle)
-
-
-def _lower(factor: Tensor) -> Tensor:
-    """The Cholesky factor of ``factor factor^T``, without forming the product."""
-    lower = torch.linalg.qr(factor.mT)[1].mT
-    sign = lower.diagonal().sign()
-    return lower * torch.where(sign == 0, 1.0, sign)
