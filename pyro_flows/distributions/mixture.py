@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from pyro_flows.distributions.event import flattened
 from pyro_flows.distributions.flow import Flow, FlowDistribution
+from pyro_flows.distributions.stacked import Stacked
 from pyro_flows.errors import ContextError, ShapeError
 from pyro_flows.nn import Parameters
 from pyro_flows.ops import kmeans
@@ -86,6 +87,7 @@ class FlowMixture(nn.Module):
             )
         width = self.context_dim if conditional_weights else 0
         self.tensors = Parameters({"logit": self._logits(weights)}, width, hidden_dims)
+        self._alike = Stacked.alike(self._parts())
 
     def _logits(self, weights: Sequence[float] | Tensor | None) -> Tensor:
         count = len(self.flows)
@@ -120,7 +122,8 @@ class FlowMixture(nn.Module):
             )
         parts = [flow(context if flow.context_dim else None) for flow in self._parts()]
         log_weights = self.tensors(context)["logit"].log_softmax(-1)
-        return FlowMixtureDistribution(parts, log_weights)
+        stacked = Stacked(self._parts()) if self._alike else None
+        return FlowMixtureDistribution(parts, log_weights, stacked=stacked)
 
     def log_prob(self, value: Tensor, context: Tensor | None = None) -> Tensor:
         """Log density of values ``(*, *event_shape)``, given a context if it takes one."""
@@ -163,6 +166,7 @@ class FlowMixtureDistribution(dist.TorchDistribution):
         components: Sequence[FlowDistribution],
         log_weights: Tensor,
         batch_shape: torch.Size | None = None,
+        stacked: Stacked | None = None,
     ) -> None:
         if batch_shape is None:
             batch_shape = torch.broadcast_shapes(
@@ -170,6 +174,7 @@ class FlowMixtureDistribution(dist.TorchDistribution):
             )
         self.components = [c.expand(batch_shape) for c in components]
         self.log_weights = log_weights.expand(*batch_shape, -1)
+        self._stacked = stacked if not batch_shape else None
         event_shape = self.components[0].event_shape
         super().__init__(batch_shape, event_shape, validate_args=False)
 
@@ -180,7 +185,10 @@ class FlowMixtureDistribution(dist.TorchDistribution):
 
     def _joint(self, value: Tensor) -> Tensor:
         """``log(w_k p_k(value))``, components last."""
-        scores = torch.stack([c.log_prob(value) for c in self.components], -1)
+        if self._stacked is not None:
+            scores = self._stacked.log_prob(value).movedim(0, -1)
+        else:
+            scores = torch.stack([c.log_prob(value) for c in self.components], -1)
         return scores + self.log_weights
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -218,10 +226,28 @@ class FlowMixtureDistribution(dist.TorchDistribution):
             NoRsampleError: a flow's base has no ``rsample``.
         """
         shape = torch.Size(sample_shape)
-        values = torch.stack([c.rsample(shape) for c in self.components])
+        if self._stacked is not None and all(c.has_rsample for c in self.components):
+            noise = torch.stack([c.base.rsample(shape) for c in self.components])
+            values = self._stacked.forward(noise)
+        else:
+            values = torch.stack([c.rsample(shape) for c in self.components])
         ones = (1,) * len(shape)
         log_weights = self.log_weights.movedim(-1, 0)
         return values, log_weights.reshape(len(self.components), *ones, *self.batch_shape)
+
+    def rpush(self, noise: Tensor) -> Tensor:
+        """Draws of every flow from its own draws of its base, with gradients.
+
+        Args:
+            noise: ``(count, n, dim)``.
+
+        Returns:
+            The same shape. For mixtures without a batch shape, of vectors.
+        """
+        if self._stacked is not None:
+            return self._stacked.forward(noise)
+        pairs = zip(self.components, noise, strict=True)
+        return torch.stack([c.transform.forward_and_ladj(x, c.context)[0] for c, x in pairs])
 
     def push(self, noise: Tensor, uniform: Tensor) -> Tensor:
         """Draws from given random numbers, so that two states can be compared on the same ones.

@@ -191,11 +191,8 @@ def widest_dtype(trace: Trace) -> torch.dtype:
     values = [site["value"] for site in latent_sites(trace).values()]
     values += [site["value"] for site in observed_sites(trace).values()]
     # A flat prior has no type of its own: in a model of one factor it is the factor that has one.
-    values += [
-        site["fn"].log_factor
-        for site in trace.nodes.values()
-        if type(site.get("fn")).__name__ == "Unit"
-    ]
+    functions: list[Any] = [site.get("fn") for site in trace.nodes.values()]
+    values += [fn.log_factor for fn in functions if type(fn).__name__ == "Unit"]
     for value in values:
         if isinstance(value, Tensor) and value.is_floating_point():
             result = value.dtype if result is None else torch.promote_types(result, value.dtype)

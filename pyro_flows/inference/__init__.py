@@ -4,9 +4,10 @@
 """Inference from start to judgement."""
 
 from pyro_flows.inference.flow_vi import FlowVI
+from pyro_flows.inference.gaussian import Gaussian
 from pyro_flows.inference.objectives import Objective
 from pyro_flows.inference.posterior import Pool, Posterior
-from pyro_flows.inference.warm_start import Gaussian, find_gaussian, warm_start
+from pyro_flows.inference.warm_start import Start, find_gaussian, find_start, warm_start
 
 __all__ = [
     "FlowVI",
@@ -14,6 +15,8 @@ __all__ = [
     "Objective",
     "Pool",
     "Posterior",
+    "Start",
     "find_gaussian",
+    "find_start",
     "warm_start",
 ]

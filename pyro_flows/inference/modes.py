@@ -1,43 +1,54 @@
 # Copyright Contributors to the pyro_flows project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Look for further modes, and for the mixture of Gaussians that holds those that weigh.
+"""Look for further modes: places of high density that no draw from elsewhere visits.
 
 Nothing drawn from a guide that sits on one mode can tell that there is another: only starts from
-elsewhere can. They are thrown around the modes known so far, from 3 to 100 of their standard
-deviations away, and climb; until a round of them finds nothing new.
+elsewhere can. Points are scattered around the modes known so far, from 3 to 100 of their standard
+deviations away; the highest of each shell, and as many at random, climb; until a round of them
+finds nothing new.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from pyro_flows.guides import LogJoint
+from pyro_flows.inference.gaussian import Gaussian, elbo_of, natural_gradient
 from pyro_flows.inference.newton import Climb, climb, lower
 
-ROUNDS = 12
+# Rounds at most; and those without news that end it.
+ROUNDS, IDLE = 12, 2
 NEAREST, FARTHEST = 3.0, 100.0
 # Modes closer than this, in standard deviations of either, are one.
 SAME = 0.5
+# An end of a path at no maximum is tried where log p is so much higher than known Gaussians tell;
+# so many at most.
+SURPRISING, MOST_TRIES = 5.0, 8
 # What weighs less than this beside the heaviest is left out of a guide.
 LIGHT = math.log(1e-3)
 MOST_MODES = 64
-# A mixture must be better than one Gaussian by so much, nats, to be worth its cost.
-WORTH = 0.05
+# Places that are each given the best Gaussian near them.
+MOST_REFINED = 16
+# A draw at which q is too low by this, nats, is one that q doesn't reach.
+MISSED = 3.0
+# Points that a round looks at; from the highest of each shell around the modes it climbs.
+SCATTER = 16_384
 
 
 @dataclass(frozen=True)
 class Modes:
-    """Distinct maxima of a log joint, heaviest first.
+    """Distinct places of high density, heaviest first.
 
     Attributes:
-        locs: ``(M, D)``.
-        scales: factors of Laplace's covariance, ``(M, D, D)``.
-        evidence: Laplace's log evidence of each, ``(M,)``.
+        locs: centres of Gaussians there, ``(M, D)``: maxima, as a rule.
+        scales: factors of their covariances, ``(M, D, D)``.
+        evidence: log evidence of each, ``(M,)``, by Laplace's approximation or as a bound.
     """
 
     locs: Tensor
@@ -56,123 +67,172 @@ class Modes:
         return self[self.evidence > self.evidence[:1] + LIGHT] if len(self) else self
 
 
-@dataclass(frozen=True)
-class Mixture:
-    """Gaussians with weights: ``(K, D)``, ``(K, D, D)`` lower-triangular, ``(K,)``."""
-
-    locs: Tensor
-    scale_trils: Tensor
-    weights: Tensor
-
-    def sample(self, count: int) -> tuple[Tensor, Tensor]:
-        """So many fixed draws of each Gaussian, ``(K n, D)``, and what each is worth."""
-        dim = self.locs.shape[-1]
-        generator = torch.Generator().manual_seed(2)
-        half = torch.randn(count // 2, dim, generator=generator, dtype=torch.float64)
-        noise = torch.cat([half, -half]).to(self.locs)
-        draws = self.locs[:, None] + noise @ self.scale_trils.mT
-        return draws.flatten(0, 1), (self.weights / len(noise)).repeat_interleave(len(noise))
-
-    def log_prob(self, z: Tensor) -> Tensor:
-        """Log density of points ``(P, D)``."""
-        difference = (z - self.locs[:, None]).mT
-        white = torch.linalg.solve_triangular(self.scale_trils, difference, upper=False)
-        log_det = self.scale_trils.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        each = -0.5 * white.square().sum(-2) - log_det[:, None]
-        constant = 0.5 * z.shape[-1] * math.log(2 * math.pi)
-        return (each + self.weights.log()[:, None]).logsumexp(0) - constant
-
-
 @torch.no_grad()
-def explore(log_joint: LogJoint, loc: Tensor, scale: Tensor, known: Modes) -> tuple[Modes, int]:
+def explore(log_joint: LogJoint, known: Modes) -> tuple[Modes, list[Climb], int]:
     """Look for modes from starts far and wide.
 
     Args:
         log_joint: the model's.
-        loc: where to start from if no mode is known, ``(D,)``.
-        scale: the factor of a covariance there.
-        known: modes known already.
+        known: places known already, at least one.
 
     Returns:
-        All modes, heaviest first, and the gradients it took.
+        All modes, heaviest first; the paths; and the gradients it took.
 
     Cost: a round of starts takes some ten Hessians each.
     """
-    dim, gradients, modes = len(loc), 0, known
+    dim, gradients, modes, every = known.locs.shape[-1], 0, known, []
     count = 64 if dim <= 4 else 32 if dim <= 10 else 16 if dim <= 50 else 8
+    idle = 0
     for _ in range(ROUNDS):
         near = modes.weighty
-        locs, scales = (near.locs, near.scales) if len(near) else (loc[None], scale[None])
-        pick = torch.randint(len(locs), (count,)).to(loc.device)
-        factor = torch.logspace(math.log10(NEAREST), math.log10(FARTHEST), count).to(loc)
-        noise = torch.randn(count, dim, 1, dtype=loc.dtype).to(loc)
-        starts = locs[pick] + factor[:, None] * (scales[pick] @ noise).squeeze(-1)
-        starts = starts[torch.isfinite(log_joint.in_chunks(starts))]
+        starts = _scatter(log_joint, near.locs, near.scales, count)
         if not len(starts):
             break
         paths = climb(log_joint, starts)
         gradients += paths.gradients
+        every.append(paths)
         before = len(modes.weighty)
-        modes = merge(modes, paths)
-        if len(modes.weighty) <= before or len(modes.weighty) > MOST_MODES:
+        modes = merge([modes, maxima(paths)])
+        idle = idle + 1 if len(modes.weighty) <= before else 0
+        if idle == IDLE or len(modes.weighty) > MOST_MODES:
             break
-    return modes, gradients
+    return modes, every, gradients
 
 
-def merge(known: Modes | None, paths: Climb) -> Modes:
-    """The modes known and those that paths ended at, each once, heaviest first."""
-    locs, scales, evidence = paths.modes, paths.mode_scales, paths.evidence
-    if known is not None:
-        locs = torch.cat([known.locs, locs])
-        scales = torch.cat([known.scales, scales])
-        evidence = torch.cat([known.evidence, evidence])
-    order = evidence.argsort(descending=True)
-    locs, scales, evidence = locs[order], scales[order], evidence[order]
+def maxima(paths: Climb) -> Modes:
+    """The maxima that paths ended at, not merged."""
+    return Modes(paths.modes, paths.mode_scales, paths.evidence)
+
+
+def _scatter(log_joint: LogJoint, locs: Tensor, scales: Tensor, count: int) -> Tensor:
+    """At most ``count`` points around some Gaussians: half the highest of shells, half any."""
+    total = SCATTER if log_joint.mode != "sequential" else count
+    pick = torch.randint(len(locs), (total,)).to(locs.device)
+    shells = torch.logspace(math.log10(NEAREST), math.log10(FARTHEST), count // 2).to(locs)
+    factor = shells.repeat(-(-total // len(shells)))[:total]
+    noise = torch.randn(total, locs.shape[-1], 1, dtype=locs.dtype).to(locs)
+    points = locs[pick] + factor[:, None] * (scales[pick] @ noise).squeeze(-1)
+    value = log_joint.in_chunks(points)
+    value = torch.where(torch.isfinite(value), value, -math.inf)
+    whole = len(points) // len(shells) * len(shells)
+    best = value[:whole].reshape(-1, len(shells)).argmax(0) * len(shells)
+    highest = best + torch.arange(len(shells), device=locs.device)
+    some = torch.arange(count - len(shells), device=locs.device)  # of all shells alike
+    index = torch.cat([highest, some])
+    return points[index[torch.isfinite(value[index])]]
+
+
+def merge(parts: Sequence[Modes]) -> Modes:
+    """All places, each once, heaviest first."""
+    joined = [torch.cat(part) for part in zip(*map(_fields, parts), strict=True)]
+    every = Modes(*joined)
+    every = every[every.evidence.argsort(descending=True)]
+    if not len(every):
+        return every
     # Distances of all from each, in that one's standard deviations.
-    white = torch.linalg.solve(scales, (locs - locs[:, None]).mT) if len(locs) else locs
-    distance = white.norm(dim=-2) if len(locs) else locs.new_zeros(0, 0)
-    near = torch.minimum(distance, distance.mT) < SAME * math.sqrt(locs.shape[-1])
-    kept: list[int] = []
-    taken = torch.zeros(len(locs), dtype=torch.bool, device=locs.device)
-    for index in range(len(locs)):
+    white = torch.linalg.solve(every.scales, (every.locs - every.locs[:, None]).mT)
+    distance = white.norm(dim=-2)
+    near = torch.minimum(distance, distance.mT) < SAME * math.sqrt(every.locs.shape[-1])
+    taken, kept = torch.zeros_like(near[0]), []
+    for index in range(len(every)):
         if not bool(taken[index]):
             kept.append(index)
-            taken |= near[index]
-    index = torch.tensor(kept, dtype=torch.long, device=locs.device)
-    return Modes(locs[index], scales[index], evidence[index])
+            taken = taken | near[index]
+    return every[torch.tensor(kept, device=every.locs.device)]
+
+
+def _fields(modes: Modes) -> tuple[Tensor, ...]:
+    return modes.locs, modes.scales, modes.evidence
 
 
 @torch.no_grad()
-def elbo_of_mixture(log_joint: LogJoint, mixture: Mixture, draws: int = 256) -> float:
-    """ELBO of a mixture on fixed draws of each Gaussian; -inf if not finite."""
-    z, weight = mixture.sample(draws)
-    ratio = log_joint.in_chunks(z) - mixture.log_prob(z)
-    inside = torch.isfinite(ratio)
-    share = weight[inside].sum()
-    if not bool(share > 0):
-        return -math.inf
-    return float((weight * torch.where(inside, ratio, 0.0)).sum() / share + share.log())
+def refine(
+    log_joint: LogJoint, modes: Modes, paths: Sequence[Climb]
+) -> tuple[list[Gaussian], int]:
+    """The best Gaussian near each of the heaviest places, and near ends of paths elsewhere.
 
+    A density with a ridge or an edge needn't have a maximum; a Gaussian's ELBO is a bound of the
+    mass around it all the same.
 
-@torch.no_grad()
-def weigh(log_joint: LogJoint, locs: Tensor, scale_trils: Tensor) -> Mixture:
-    """Gaussians with the weights that each one's own evidence gives it.
-
-    The evidence of a Gaussian's surroundings is its importance-sampling estimate, with what lies
-    nearer to another Gaussian left to that one.
+    Returns:
+        Gaussians that weigh something, each once, heaviest first, and the gradients it took.
     """
-    count = len(locs)
-    equal = Mixture(locs, scale_trils, locs.new_full((count,), 1.0 / count))
-    for _ in range(3):
-        z, _ = equal.sample(256)
-        ratio = (log_joint.in_chunks(z) - equal.log_prob(z)).reshape(count, -1)
-        ratio = torch.where(torch.isfinite(ratio), ratio, -math.inf)
-        log_mass = equal.weights.log() + ratio.logsumexp(-1)
-        weights = torch.softmax(log_mass, 0).clamp_min(1e-6)
-        equal = Mixture(locs, scale_trils, weights / weights.sum())
-    return equal
+    found: list[Gaussian] = []
+    for loc, scale in list(zip(modes.locs, modes.scales, strict=True))[:MOST_REFINED]:
+        found.append(_refined(log_joint, loc, scale))
+    # A Gaussian that left its mode for another one leaves its mode to be tried again, as it is.
+    ends = [(loc, scale, False) for loc, scale in zip(modes.locs, modes.scales, strict=True)]
+    for path in paths:
+        ends += [(*pair, True) for pair in zip(path.stuck, path.stuck_scales, strict=True)]
+    for _ in range(MOST_TRIES):
+        surprise = _surprise(log_joint, torch.stack([end[0] for end in ends]), found)
+        top = int(surprise.argmax())
+        if not float(surprise[top]) > SURPRISING:
+            break
+        loc, scale, climbs = ends.pop(top)
+        found.append(_refined(log_joint, loc, scale, climbs=climbs))
+        if not ends:
+            break
+    gradients = sum(gaussian.gradients for gaussian in found)
+    found.sort(key=lambda gaussian: -gaussian.elbo)
+    kept: list[Gaussian] = []
+    for one in found:
+        if one.elbo > found[0].elbo + LIGHT and all(_distance(one, k) > SAME for k in kept):
+            kept.append(one)
+    return kept, gradients
 
 
-def lower_factors(modes: Modes) -> Tensor:
-    """Cholesky factors of the modes' covariances, ``(M, D, D)``."""
-    return torch.stack([lower(scale) for scale in modes.scales])
+def _refined(log_joint: LogJoint, loc: Tensor, scale: Tensor, *, climbs: bool = True) -> Gaussian:
+    made = Gaussian(loc, lower(scale))
+    if climbs:
+        made = natural_gradient(log_joint, made)
+    made.elbo = elbo_of(log_joint, made.loc, made.scale_tril)
+    return made
+
+
+def _surprise(log_joint: LogJoint, points: Tensor, gaussians: Sequence[Gaussian]) -> Tensor:
+    """By how much log p is above what Gaussians of so much mass each make of it, ``(P,)``."""
+    known = torch.stack([gaussian.elbo + gaussian.log_prob(points) for gaussian in gaussians])
+    return (log_joint.in_chunks(points) - torch.logsumexp(known, 0)).nan_to_num(-math.inf)
+
+
+def _distance(one: Gaussian, other: Gaussian) -> float:
+    """Distance of two means in standard deviations of both together."""
+    both = lower(torch.cat([one.scale_tril, other.scale_tril], -1))
+    step = torch.linalg.solve_triangular(both, (one.loc - other.loc)[:, None], upper=False)
+    return float(step.norm())
+
+
+@torch.no_grad()
+def missed_mass(
+    log_joint: LogJoint,
+    log_q: Callable[[Tensor], Tensor],
+    places: Modes,
+    log_evidence: float,
+    draws: int = 1024,
+) -> float:
+    """The share of the posterior's mass near some place that a guide doesn't reach.
+
+    By importance sampling from the Gaussian at each place: the mass at draws where the guide's
+    density is too low by a factor of 20. The largest over the places, so a lower bound.
+
+    Args:
+        log_joint: the model's.
+        log_q: log density of the guide, ``(P, D) -> (P,)``.
+        places: where to look.
+        log_evidence: of the posterior, as far as the guide knows it.
+        draws: at each place.
+    """
+    most = 0.0
+    for loc, scale in zip(places.locs, places.scales, strict=True):
+        noise = torch.randn(draws, len(loc), dtype=loc.dtype).to(loc)
+        z = loc + noise @ scale.mT
+        log_p = log_joint.in_chunks(z)
+        log_g = -0.5 * (noise.square().sum(-1) + len(loc) * math.log(2 * math.pi))
+        log_g = log_g - torch.linalg.slogdet(scale)[1]
+        out_of_reach = log_p - log_q(z) > log_evidence + MISSED
+        mass = torch.where(out_of_reach & torch.isfinite(log_p), log_p - log_g, -math.inf)
+        share = torch.logsumexp(mass, 0) - math.log(draws) - log_evidence
+        most = max(most, float(share.exp().nan_to_num(0.0)))
+    # What q doesn't reach isn't in the evidence, either.
+    return most / (1 + most)

@@ -27,6 +27,9 @@ class Climb:
         modes: ends of paths at a maximum, ``(M, D)``.
         mode_scales: factors there, ``(M, D, D)``.
         evidence: Laplace's log evidence there, ``(M,)``.
+        stuck: ends of paths that could climb no higher and are at no maximum, as on a ridge or at
+            an edge of the support, ``(E, D)``.
+        stuck_scales: factors there, ``(E, D, D)``.
         gradients: evaluations of the log joint's gradient (a Hessian counts as D).
     """
 
@@ -35,6 +38,8 @@ class Climb:
     modes: Tensor
     mode_scales: Tensor
     evidence: Tensor
+    stuck: Tensor
+    stuck_scales: Tensor
     gradients: int
 
 
@@ -87,10 +92,20 @@ def climb(log_joint: LogJoint, z: Tensor) -> Climb:
         active = active[moves]
         if not len(active):
             break
-    modes = z[done]
+    modes, stuck = z[done], ~done & torch.isfinite(top_scale).flatten(1).all(-1)
+    stuck = stuck & (top_scale.flatten(1) != 0).any(-1)
     evidence = log_joint.in_chunks(modes) if len(modes) else z.new_zeros(0)
     evidence = evidence + 0.5 * dim * math.log(2 * math.pi) - 0.5 * curvature[done]
-    return Climb(torch.cat(locs), torch.cat(scales), modes, top_scale[done], evidence, gradients)
+    return Climb(
+        locs=torch.cat(locs),
+        scales=torch.cat(scales),
+        modes=modes,
+        mode_scales=top_scale[done],
+        evidence=evidence,
+        stuck=z[stuck],
+        stuck_scales=top_scale[stuck],
+        gradients=gradients,
+    )
 
 
 def precondition(hessian: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -119,12 +119,12 @@ class Objective:
             x, _ = flow.transform.forward_and_ladj(_noise(base, particles, mirrored=mirrored))
             return x, x.new_full((len(x),), 1.0 / len(x))
         count = max(8, particles // len(base.components))
-        parts = []
-        for component, made in zip(base.components, self.guide._flow.base.flows, strict=True):
-            mirrored = isinstance(made.base, StandardNormal)
-            noise = _noise(component.base, count, mirrored=mirrored)
-            parts.append(component.transform.forward_and_ladj(noise)[0])
-        x, _ = flow.transform.forward_and_ladj(torch.cat(parts))
+        noise = [
+            _noise(component.base, count, mirrored=isinstance(made.base, StandardNormal))
+            for component, made in zip(base.components, self.guide._flow.base.flows, strict=True)
+        ]
+        draws = base.rpush(torch.stack(noise)).flatten(0, 1)
+        x, _ = flow.transform.forward_and_ladj(draws)
         return x, (base.log_weights.exp() / count).repeat_interleave(count)
 
     def _plain_gradient(self, particles: int) -> tuple[Tensor, Tensor]:
@@ -168,15 +168,11 @@ class Objective:
         return x, log_p, log_q
 
     @torch.no_grad()
-    def log_weight(self, x: Tensor) -> Tensor:
-        """Give log p - log q at points ``(n, D)`` in the model's own coordinates."""
-        if self.log_joint.through is not None:  # log-determinants cancel
-            x = self.log_joint.through.inv(x)
+    def log_q(self, z: Tensor) -> Tensor:
+        """Log density of the guide at points ``(n, D)`` in the log joint's coordinates."""
         if self._inner is None:
-            log_q = self.guide.get_posterior(*self.args, **self.kwargs).log_prob(x)
-        else:
-            log_q = self._inner.log_prob(x)
-        return self.log_joint.in_chunks(x) - log_q
+            return self.guide.get_posterior(*self.args, **self.kwargs).log_prob(z)
+        return self._inner.log_prob(z)
 
     def _noise(self, n: int) -> tuple[Tensor, Tensor | None]:
         """Random numbers for n draws: of the base, and to choose a flow where there are several.

@@ -99,6 +99,9 @@ class _Loop:
 
     def run(self, bar: Any) -> None:
         peak, schedule = self.schedule.learning_rate, self.schedule
+        if self.best.excess <= schedule.good_enough:
+            self.report.stop_reason = "the start is as good as is asked for"
+            return
         for cycle, steps in enumerate(schedule.cycles):
             before, done = self.best, self.report.steps
             diverged = self._cycle(cycle, steps, peak, bar)

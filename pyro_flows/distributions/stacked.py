@@ -1,0 +1,88 @@
+# Copyright Contributors to the pyro_flows project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Several flows of one architecture, evaluated together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from pyro_flows.distributions.flow import Flow
+
+
+class Stacked:
+    """Flows that differ in their parameters only, as one batch of flows.
+
+    Their parameters are stacked at every call, so that gradients reach each flow's own.
+
+    Args:
+        flows: alike, as :meth:`alike` says.
+
+    Cost: the flows' arithmetic, with the Python of one.
+    """
+
+    def __init__(self, flows: Sequence[Flow]) -> None:
+        self.flows = flows
+        # In a list, so that a module that holds this object doesn't own the flow twice.
+        self._call = [_Call(flows[0])]
+
+    @staticmethod
+    def alike(flows: Sequence[Flow]) -> bool:
+        """Whether flows without a context are of one architecture."""
+        first = flows[0]
+        shapes = _shapes(first)
+        return len(flows) > 1 and all(
+            type(flow) is Flow
+            and not flow.context_dim
+            and len(flow.event_shape) == 1
+            and repr(flow) == repr(first)
+            and _shapes(flow) == shapes
+            and all(
+                torch.equal(a, b) for a, b in zip(flow.buffers(), first.buffers(), strict=True)
+            )
+            for flow in flows
+        )
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log density of values ``(*, dim)`` under every flow, ``(K, *)``."""
+        return self._map("log_prob", value, None)
+
+    def forward(self, noise: Tensor) -> Tensor:
+        """Images of each flow's own noise, ``(K, n, dim)``."""
+        return self._map("forward", noise, 0)
+
+    def _map(self, what: str, x: Tensor, dim: int | None) -> Tensor:
+        parameters = [dict(flow.named_parameters()) for flow in self.flows]
+        stacked = {
+            f"flow.{name}": torch.stack([own[name] for own in parameters])
+            for name in parameters[0]
+        }
+
+        def one(tensors: dict[str, Tensor], x: Tensor) -> Any:
+            return functional_call(self._call[0], tensors, (what, x))
+
+        mapped: Callable[..., Tensor] = torch.vmap(one, in_dims=(0, dim))
+        return mapped(stacked, x)
+
+
+class _Call(nn.Module):
+    """What ``functional_call`` can call: one flow's methods, chosen by name."""
+
+    def __init__(self, flow: Flow) -> None:
+        super().__init__()
+        self.flow = flow
+
+    def forward(self, what: str, x: Tensor) -> Tensor:
+        if what == "log_prob":
+            return self.flow.log_prob(x)
+        image, _ = self.flow.transform.forward_and_ladj(x)
+        return image
+
+
+def _shapes(flow: Flow) -> dict[str, torch.Size]:
+    return {name: value.shape for name, value in flow.named_parameters()}
