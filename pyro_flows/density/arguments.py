@@ -100,7 +100,8 @@ def _check_shares(density: FlowDensity) -> None:
             f"FlowDensity expected holdout between 0 and 1, but got {density.holdout!r}. It is "
             "the share of rows that decide when to stop; or give fit a validation set."
         )
-    if not (isinstance(density.dropout, Real) and 0 <= density.dropout < 1):
+    dropout = density.dropout
+    if dropout is not None and not (isinstance(dropout, Real) and 0 <= dropout < 1):
         raise DensityError(
             f"FlowDensity expected dropout of at least 0 and less than 1, but got "
             f"{density.dropout!r}. 0 is none."

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from pyro_flows.training import Report, Schedule, Score, Words, train
 # Rows scored at once: enough to keep the processor busy, few enough to keep the memory small.
 CHUNK = 4096
 
+Part = Literal["all", "first", "rest"]
 LogProb = Callable[[Tensor, Tensor | None], Tensor]
 
 
@@ -47,6 +48,7 @@ class Budget:
         num_steps: exactly so many steps, in one cycle.
         max_seconds: time limit.
         patience: looks at the held-out rows without a new best that end a cycle.
+        part: which cycles: "all", "first" for the first two, "rest" for those after them.
     """
 
     batch_size: int = 512
@@ -56,17 +58,21 @@ class Budget:
     num_steps: int | None = None
     max_seconds: float | None = None
     patience: int | None = None
+    part: Part = "all"
 
     # Epochs of the first cycle; and no cycle shorter than this many steps teaches anything.
     FIRST_EPOCHS = 20
     FIRST_STEPS = 1000
+    # The long cycles of a second flow begin anew, the next where the one before left off.
+    DECAY = 0.25
 
     def schedule(self, rows: int) -> Schedule:
         """Cycles that double, until the budget is used up or a cycle gains nothing."""
         epoch = -(-rows // self.batch_size)
         return Schedule(
-            cycles=self._cycles(epoch),
+            cycles=self.cycles(rows),
             learning_rate=self.learning_rate,
+            decay=self.DECAY if self.part == "rest" else 1.0,
             weight_decay=self.weight_decay,
             min_gain=0.0,
             min_gain_se=1.0,
@@ -76,9 +82,11 @@ class Budget:
             max_seconds=math.inf if self.max_seconds is None else self.max_seconds,
         )
 
-    def _cycles(self, epoch: int) -> list[int]:
+    def cycles(self, rows: int) -> list[int]:
+        """Steps of each cycle, for so many rows."""
         if self.num_steps is not None:
             return [self.num_steps]
+        epoch = -(-rows // self.batch_size)
         left, steps, cycles = self.max_epochs * epoch, 0, []
         while left > 0:
             steps = 2 * steps or max(self.FIRST_EPOCHS * epoch, self.FIRST_STEPS)
@@ -86,7 +94,7 @@ class Budget:
             steps = left if left < 3 * steps else steps
             cycles.append(steps)
             left -= steps
-        return cycles
+        return {"all": cycles, "first": cycles[:2], "rest": cycles[2:]}[self.part]
 
 
 def maximise_likelihood(

@@ -22,13 +22,14 @@ from pyro_flows.density.fitting import Rows
 from pyro_flows.density.start import with_start
 from pyro_flows.density.tails import Tails
 from pyro_flows.density.units import Units
+from pyro_flows.distributions import FlowMixture
 from pyro_flows.errors import PyroFlowsError, SavedDensityError
 from pyro_flows.training.folders import write_folder
 
 if TYPE_CHECKING:
     from pyro_flows.density.flow_density import FlowDensity
 
-FORMAT = 2
+FORMAT = 3
 FILES = ("density.json", "tensors.pt")
 # Facts of a fit that JSON can hold.
 FACTS = ("best_score_", "best_score_se_", "stop_reason_", "n_steps_", "n_epochs_", "seconds_")
@@ -49,6 +50,7 @@ def save(density: FlowDensity, path: Path) -> Path:
         "pyro_flows": __version__,
         "params": params,
         "components": density.components_,
+        "weights": density.weights_,
         "facts": {name: getattr(density, name) for name in FACTS},
         "names": units.names,
         "context_names": units.context_names,
@@ -117,6 +119,9 @@ def load(cls: type[FlowDensity], path: Path, flow: Any) -> FlowDensity:
         made = build_flow(density.flow, units.dim, units.context_dim, density.flow_options or {})
         if config["components"] is not None:
             made = with_start(made, config["components"])
+        if config["weights"] is not None:
+            second = build_flow(density.flow, units.dim, 0, density.flow_options or {})
+            made = FlowMixture([made, second], config["weights"])
         made.to(units.device, units.dtype)
         made.load_state_dict(tensors["flow"])
     except (PyroFlowsError, RuntimeError, TypeError) as error:
@@ -128,6 +133,7 @@ def load(cls: type[FlowDensity], path: Path, flow: Any) -> FlowDensity:
     density._set_units(units)
     density.fit_params_ = density.get_params()
     density.flow_, density.components_ = made.eval(), config["components"]
+    density.weights_ = config["weights"]
     for name in FACTS:
         setattr(density, name, config["facts"][name])
     density.heldout_ = Rows(**tensors["heldout"])
@@ -185,6 +191,7 @@ def _check_complete(config: Any, tensors: Any) -> None:
     lacking |= {
         "params",
         "components",
+        "weights",
         "facts",
         "names",
         "tensor",

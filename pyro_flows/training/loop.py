@@ -118,6 +118,7 @@ class _Loop:
                     )
                     return
                 continue
+            peak *= schedule.decay
             if self.best.excess <= schedule.good_enough:
                 self.report.stop_reason = "the gap to the log evidence is as small as is asked for"
                 return
@@ -127,6 +128,7 @@ class _Loop:
                     f"{self.words.heldout}"
                 )
                 return
+        self.report.gaining = True
         self.report.stop_reason = f"the budget of {self.report.steps} steps was used up"
 
     def _cycle(self, cycle: int, steps: int, peak: float, bar: Any) -> bool:

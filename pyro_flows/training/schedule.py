@@ -23,6 +23,7 @@ class Schedule:
     Attributes:
         cycles: steps of each cycle.
         learning_rate: peak of the first cycle.
+        decay: peak of each further cycle, beside the one before.
         min_gain: stop when a cycle gained less than this, or less than 2 standard errors.
         good_enough: stop when ``Score.excess`` is at most this.
         min_gain_se: the number of standard errors, if not 2.
@@ -37,6 +38,7 @@ class Schedule:
 
     cycles: Sequence[int] = (400, 800, 1600)
     learning_rate: float = 3e-2
+    decay: float = 1.0
     min_gain: float = 0.002
     good_enough: float = -math.inf
     min_gain_se: float = 2.0

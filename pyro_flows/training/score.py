@@ -65,6 +65,7 @@ class Report:
         steps: optimiser steps made.
         stop_reason: why it ended, a sentence.
         interrupted: whether the user stopped it.
+        gaining: whether it was still gaining when its steps were used up.
         rollbacks: times it went back to the best state after diverging.
         non_finite: particles masked out of gradients.
         history: arrays "step", "elbo" (objective in training), "heldout_step", "heldout_elbo",
@@ -74,6 +75,7 @@ class Report:
     steps: int = 0
     stop_reason: str = ""
     interrupted: bool = False
+    gaining: bool = False
     rollbacks: int = 0
     non_finite: int = 0
     history: dict[str, np.ndarray] = field(default_factory=dict)

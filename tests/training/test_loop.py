@@ -165,10 +165,23 @@ class TestStopReasons:
 
     def test_good_enough(self):
         problem = Quadratic()
-        problem.excess = 0.001
+        gradient = problem.gradient
+
+        def improves(cycle):
+            problem.excess = 0.001
+            return gradient(cycle)
+
+        problem.excess, problem.gradient = 1.0, improves
         report = problem.train(good_enough=0.001)
         assert "gap" in report.stop_reason
         assert report.steps == 200
+
+    def test_a_start_that_is_good_enough(self):
+        problem = Quadratic()
+        problem.excess = 0.001
+        report = problem.train(good_enough=0.001)
+        assert "start" in report.stop_reason
+        assert report.steps == 0
 
     def test_the_budget(self):
         report = Quadratic().train(cycles=(10, 20), learning_rate=0.05)
