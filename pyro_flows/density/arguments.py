@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from copy import deepcopy
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -55,23 +56,28 @@ def check_arguments(density: FlowDensity) -> None:
             )
     _check_shares(density)
     counts = density.components
-    several = counts if isinstance(counts, Iterable) else [counts]
-    if counts is not None and not all(map(is_count, several)):
+    several = counts if isinstance(counts, Collection) and np.ndim(counts) else [counts]
+    if counts is not None and not (len(several) and all(map(is_count, several))):
         raise DensityError(
             f"FlowDensity expected components to be integers >= 1, but got {counts!r}. Leave "
             "it out for the default, or say None for no mixture."
         )
-    if not isinstance(density.seed, Integral) or not -(2**63) <= int(density.seed) < 2**63:
-        raise DensityError(
-            f"FlowDensity expected seed to be an integer of 64 bits, but got {density.seed!r}. "
-            "Every fit has one, so that it can be made again; leave it out for 0."
-        )
+    check_seed(density.seed, "FlowDensity", "leave it out for 0")
     if density.dtype not in DTYPES:
         raise DensityError(
             f"FlowDensity expected dtype to be 'float32' or 'float64', but got {density.dtype!r}."
         )
     check_device(density.device)
     _check_options(density.flow, density.flow_options)
+
+
+def check_seed(seed: Any, who: str, default: str) -> None:
+    """Raise DensityError unless torch takes the seed."""
+    if not isinstance(seed, Integral) or not -(2**63) <= int(seed) < 2**63:
+        raise DensityError(
+            f"{who} expected seed to be an integer of 64 bits, but got {seed!r}. Random numbers "
+            f"have one, so that they can be drawn again; {default}."
+        )
 
 
 def _check_options(flow: FlowSpec, options: Any) -> None:
@@ -250,6 +256,16 @@ def check_inside(columns: Columns, x: Tensor, what: str, names: list[str] | None
     )
 
 
+def check_reach(z: Tensor, ladj: Tensor) -> None:
+    """Raise DataError if no standardised validation row is near enough to be scored."""
+    far = z.abs() > torch.finfo(z.dtype).max ** 0.5  # their squares are infinite
+    if not bool(((~far).all(-1) & ladj.isfinite().to(z.device)).any()):
+        raise DataError(
+            f"All {len(z)} rows of validation x are so far from those of fit that "
+            f"{str(z.dtype).removeprefix('torch.')} can't score them. Give both in one unit."
+        )
+
+
 def check_space(space: Any, columns: Columns, *tables_of_rows: Tensor) -> None:
     """Raise DataError if rows lie where a flow of bounded space, such as angles, never is."""
     for x in tables_of_rows:
@@ -287,6 +303,11 @@ def build_flow(spec: FlowSpec, dim: int, context_dim: int, options: Mapping[str,
         )
     if isinstance(made, Layer):
         made = Flow([made])
+    if not isinstance(made, (torch.nn.Module, Iterable)):
+        raise DensityError(
+            f"FlowDensity expected the function given as flow to make a Flow or a list of layers, "
+            f"but got {type(made).__name__}. Return what it builds."
+        )
     flow = made if isinstance(made, torch.nn.Module) else Flow(list(made))
     if not hasattr(flow, "log_prob"):
         raise DensityError(

@@ -22,6 +22,8 @@ from pyro_flows.density.arguments import (
     check_arguments,
     check_inside,
     check_number,
+    check_reach,
+    check_seed,
     check_space,
     is_count,
     make_columns,
@@ -216,6 +218,7 @@ class FlowDensity(Estimator):
             check_space(space, units.columns, rows.x, held.x)
         inner, ladj = units.standardise(rows)
         inner_held, held_ladj = units.standardise(held)
+        check_reach(inner_held.x, held_ladj)
         components = None
         if takes_start(flow, self.flow) and self.components is not None:
             counts = _candidates(self.components)
@@ -318,10 +321,12 @@ class FlowDensity(Estimator):
                 f"sample expected the number of rows as an integer >= 0, but got {n!r}. Say how "
                 "many, as in sample(1000)."
             )
+        seed = self.seed if seed is None else seed
+        check_seed(seed, "sample", "leave it out for the estimator's")
         given = self.units_.read_context(context)
         count = 1 if given is None or given.dim() == 1 else len(given)
         size = max(1, DRAWN // max(1, count * self.n_features_in_))
-        with torch_seeded(int(self.seed if seed is None else seed)):
+        with torch_seeded(int(seed)):
             made = self.flow_(given)
             parts = [made.sample((min(size, n - done),)) for done in range(0, max(1, n), size)]
         return self.units_.restore(torch.cat(parts))

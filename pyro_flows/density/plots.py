@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pyro_flows.diagnostics.drawing import BLUE, ORANGE, SMALL, new_figure, shorten
-from pyro_flows.errors import DensityError
+from pyro_flows.errors import DataError, DensityError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,6 +35,8 @@ def plot_density(
     """See :meth:`FlowDensity.plot`."""
     units = density.units_
     rows = density.heldout_ if x is None else units.read(x, context)
+    if not len(rows):
+        raise DataError("plot expected rows, but got none. Leave x out for those held out in fit.")
     data = rows.x[:POINTS].cpu().numpy()
     names = units.names or [f"x{i}" for i in range(units.dim)]
     shown = _choose(columns, names)
@@ -68,15 +71,15 @@ def _choose(columns: Any, names: list[str]) -> list[int]:
     if columns is None:
         return list(range(min(MOST_COLUMNS, len(names))))
     chosen = []
-    for column in [columns] if isinstance(columns, (int, str)) else columns:
-        if column in names:
+    for column in [columns] if isinstance(columns, (Integral, str)) else columns:
+        if isinstance(column, str) and names.count(column) == 1:
             chosen.append(names.index(column))
-        elif isinstance(column, int) and -len(names) <= column < len(names):
-            chosen.append(column % len(names))
+        elif isinstance(column, Integral) and -len(names) <= int(column) < len(names):
+            chosen.append(int(column) % len(names))
         else:
             raise DensityError(
-                f"plot expected columns= to name columns of x, which are {names}, but got "
-                f"{column!r}. Use those names, or indices."
+                f"plot expected columns= to name columns of x, which are {names}, each by a name "
+                f"of its own, but got {column!r}. Use such names, or indices."
             )
     return chosen
 

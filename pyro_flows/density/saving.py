@@ -91,12 +91,19 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} is not a plain value")
 
 
+def _with_tuples(value: Any) -> Any:
+    """Lists as tuples, however deep: widths of layers are usually given as such."""
+    if isinstance(value, dict):
+        return {name: _with_tuples(part) for name, part in value.items()}
+    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
+
+
 def load(cls: type[FlowDensity], path: Path, flow: Any) -> FlowDensity:
     """See :meth:`FlowDensity.load`."""
     config, tensors = _read(path)
     params = config["params"]
-    if isinstance(params.get("components"), list):  # JSON knows no tuples
-        params["components"] = tuple(params["components"])
+    for name in {"components", "flow_options"} & set(params):  # JSON knows no tuples
+        params[name] = _with_tuples(params[name])
     device = params.get("device")
     trouble = None if device is None else device_trouble(device)
     if trouble:
@@ -218,13 +225,14 @@ def _damaged(path: Path, error: Exception) -> SavedDensityError:
     )
 
 
-def _support(columns: Columns) -> list[Any]:
+def _support(columns: Columns) -> list[Any] | None:
     """The bounds of the columns as JSON can hold them, and as ``support`` takes them."""
     ends = [
         [None if math.isinf(end) else end for end in (low, high)]
         for low, high in zip(columns.low.tolist(), columns.high.tolist(), strict=True)
     ]
-    return [None if pair == [None, None] else pair for pair in ends]
+    bounds = [None if pair == [None, None] else pair for pair in ends]
+    return None if all(pair is None for pair in bounds) else bounds
 
 
 def _buffers(columns: Columns) -> dict[str, Any]:

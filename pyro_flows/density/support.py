@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 from pyro.distributions import constraints
@@ -41,8 +41,15 @@ def read_support(support: Any, dim: int, names: list[str] | None = None) -> list
     support = _as_list(support)
     if isinstance(support, Mapping):
         bounds = [REAL] * dim
+        keys: dict[int, Any] = {}
         for key, spec in support.items():
-            bounds[_column(key, dim, names)] = _bounds(spec)
+            column = _column(key, dim, names)
+            if column in keys:
+                raise DensityError(
+                    f"support= speaks of column {column} twice, as {keys[column]!r} and as "
+                    f"{key!r}. Keep one of them."
+                )
+            bounds[column], keys[column] = _bounds(spec), key
         return bounds
     if isinstance(support, Sequence) and not isinstance(support, str) and not _is_pair(support):
         if len(support) != dim:
@@ -80,7 +87,9 @@ def _bounds(spec: Any) -> Bounds:
         if low < high:
             return low, high
     if isinstance(spec, constraints.Constraint) and spec.event_dim == 0 and not spec.is_discrete:
-        return _bounds_of(spec)
+        low, high = _bounds_of(spec)
+        if low < high:
+            return low, high
     raise DensityError(
         f"Expected support= to hold None, {', '.join(map(repr, NAMED))}, a pair (low, high) with "
         f"low < high and None for no bound, or a constraint of torch on one number, but got "
@@ -98,14 +107,26 @@ def _bounds_of(constraint: Any) -> Bounds:
             f"Expected an interval or a half line in support=, but got {constraint!r}. Give the "
             "bounds as a pair (low, high)."
         )
+    low, high = _as_list(low), _as_list(high)
+    if not all(end is None or isinstance(end, Real) for end in (low, high)):
+        raise DensityError(
+            f"Expected a constraint in support= to have single numbers as bounds, but got "
+            f"{constraint!r}. Give a sequence with one entry for each column."
+        )
     return (-math.inf if low is None else float(low)), (math.inf if high is None else float(high))
 
 
 def _column(key: Any, dim: int, names: list[str] | None) -> int:
     if names and str(key) in names:
+        if names.count(str(key)) > 1:
+            raise DensityError(
+                f"support= speaks of column {key!r}, but x has {names.count(str(key))} columns of "
+                "that name. Give them names of their own, or support= as a sequence with one "
+                "entry for each column."
+            )
         return names.index(str(key))
-    if isinstance(key, int) and -dim <= key < dim:
-        return key % dim
+    if isinstance(key, Integral) and -dim <= int(key) < dim:
+        return int(key) % dim
     have = f"named {names}" if names else f"0 to {dim - 1}"
     raise DensityError(
         f"support= speaks of column {key!r}, but x has the columns {have}. Use one of those."

@@ -27,33 +27,74 @@ def column_names(value: Any) -> list[str] | None:
     return None if columns is None else [str(name) for name in columns]
 
 
+def row_names(value: Any) -> list[str] | None:
+    """The names in a row of a data frame, which is a series; None for anything else."""
+    index = getattr(value, "index", None)
+    if index is None or callable(index) or getattr(value, "ndim", 0) != 1:
+        return None  # lists have a method of that name
+    numbered = hasattr(index, "start")  # 0, 1, ...: of a series made of numbers alone
+    return None if numbered else [str(name) for name in index]
+
+
+def as_numbers(value: Any, what: str) -> Tensor:
+    """Numbers as a float64 tensor of as many axes, on the CPU if they aren't one; masked are NaN.
+
+    Raises:
+        DataError: it isn't real numbers.
+    """
+    if isinstance(value, Tensor):
+        if value.layout is not torch.strided:
+            raise DataError(
+                f"Expected {what} to be a dense tensor, but got one of layout {value.layout}. "
+                f"Pass {what}.to_dense()."
+            )
+        _check_real(value.is_complex(), what)
+        return value.detach().double()
+    try:
+        _check_real(np.iscomplexobj(value), what)
+        if np.ma.isMaskedArray(value):
+            value = np.ma.filled(value.astype(np.float64), np.nan)
+        return torch.from_numpy(np.array(value, dtype=np.float64))
+    except (TypeError, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(
+            f"Expected {what} to be a table of numbers, but got {type(value).__name__} that "
+            f"can't be read as one ({error}). Encode categories as numbers, or drop them."
+        ) from error
+
+
+def _check_real(is_complex: bool, what: str) -> None:  # noqa: FBT001
+    if is_complex:
+        raise DataError(
+            f"Expected {what} to be real numbers, but got complex ones. Give real and imaginary "
+            "parts as columns of their own."
+        )
+
+
 def as_rows(value: Any, what: str) -> Tensor:
-    """A table of finite numbers as a float64 tensor ``(n, columns)``, on the CPU if it isn't one.
+    """A table of numbers as a float64 tensor ``(n, columns)``, on the CPU if it isn't one.
 
     Args:
         value: a tensor, an array, a data frame, or nested lists.
         what: what it is called in errors.
 
     Raises:
-        ShapeError: it doesn't have two axes.
+        ShapeError: it doesn't have two axes, or no column.
         DataError: it isn't numbers.
     """
-    if isinstance(value, Tensor):
-        rows = value.detach()
-    else:
-        try:
-            rows = torch.from_numpy(np.array(value, dtype=np.float64))
-        except (TypeError, ValueError) as error:
-            raise DataError(
-                f"Expected {what} to be a table of numbers, but got {type(value).__name__} that "
-                f"can't be read as one ({error}). Encode categories as numbers, or drop them."
-            ) from error
+    rows = as_numbers(value, what)
     if rows.dim() != 2:
         raise ShapeError(
             f"Expected {what} of shape (rows, columns), but got {tuple(rows.shape)}. A single "
             "column is reshape(-1, 1), a single row reshape(1, -1)."
         )
-    return rows.double()
+    if not rows.shape[1]:
+        raise ShapeError(
+            f"Expected {what} with at least one column, but got shape {tuple(rows.shape)}. Say "
+            "which columns to take."
+        )
+    return rows
 
 
 def check_finite(rows: Tensor, what: str) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from copy import deepcopy
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -58,27 +57,42 @@ class Units:
 
     def read(self, x: Any, context: Any) -> Rows:
         """Tables like those of the fit, in their own units, on the columns' device."""
-        rows = read_rows(x, context)
+        given = self._read_context(context)
+        rows = read_rows(x, None if given is None else given[0])
         tables.check_width(rows.x, self.dim, "x")
         tables.check_names(tables.column_names(x), self.names, "x")
-        self._check_context(rows.context)
-        tables.check_names(tables.column_names(context), self.context_names, "context")
         here = self.columns.loc.device
         return Rows(rows.x.to(here), None if rows.context is None else rows.context.to(here))
 
     def read_context(self, context: Any) -> Tensor | None:
         """A context to sample at, standardised: ``(m, context_dim)`` or ``(context_dim,)``."""
-        if context is None or self.context_columns is None:
-            self._check_context(None if context is None else torch.as_tensor(context))
+        given = self._read_context(context)
+        if given is None or self.context_columns is None:
             return None
-        tables.check_names(tables.column_names(context), self.context_names, "context")
-        given = context if hasattr(context, "ndim") else np.asarray(context)
-        single = given.ndim == 1
-        rows = tables.as_rows(given.reshape(1, -1) if single else given, "context")
-        self._check_context(rows)
+        rows, single = given
         tables.check_finite(rows, "context")
         inner = self._standardise_context(self.context_columns, rows)
         return inner[0] if single else inner
+
+    def _read_context(self, context: Any) -> tuple[Tensor, bool] | None:
+        """Rows of a context like that of the fit, and whether it was a single one, flat."""
+        if (context is None) != (self.context_dim == 0):
+            wanted = "no context" if context is not None else f"{self.context_dim} columns of it"
+            got = "none" if context is None else "one"
+            raise ContextError(
+                f"Expected {wanted}, as in fit, but got {got}. Pass a context if, and only if, "
+                "fit was given one."
+            )
+        if context is None:
+            return None
+        numbers = tables.as_numbers(context, "context")
+        # Several numbers where one is wanted may be meant as a column of as many rows.
+        single = numbers.dim() == 1 and (self.context_dim > 1 or len(numbers) == 1)
+        rows = tables.as_rows(numbers.unsqueeze(0) if single else numbers, "context")
+        tables.check_width(rows, self.context_dim, "context")
+        names = tables.row_names(context) if single else tables.column_names(context)
+        tables.check_names(names, self.context_names, "context")
+        return rows, single
 
     def _standardise_context(self, columns: Columns, context: Tensor) -> Tensor:
         """Context as the flow sees it."""
@@ -119,14 +133,3 @@ class Units:
 
     def _place(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.device, self.dtype)
-
-    def _check_context(self, context: Tensor | None) -> None:
-        if (context is None) != (self.context_dim == 0):
-            wanted = "no context" if context is not None else f"{self.context_dim} columns of it"
-            got = "none" if context is None else "one"
-            raise ContextError(
-                f"Expected {wanted}, as in fit, but got {got}. Pass a context if, and only if, "
-                "fit was given one."
-            )
-        if context is not None:
-            tables.check_width(context, self.context_dim, "context")

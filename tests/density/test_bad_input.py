@@ -53,6 +53,8 @@ def put(x, index, value):
         (np.zeros((3, 4, 5)), ShapeError, r"but got \(3, 4, 5\)"),
         ([["a", "b"]] * 20, DataError, "table of numbers, but got list"),
         ([[1.0, 2.0], [3.0]] * 20, DataError, "table of numbers"),
+        (rows()[:, :0], ShapeError, r"x with at least one column, but got shape \(60, 0\)"),
+        (rows() + 1j, DataError, "x to be real numbers, but got complex ones. Give real and"),
     ],
 )
 def test_rows(x, error, text):
@@ -61,6 +63,20 @@ def test_rows(x, error, text):
     if isinstance(x, np.ndarray) and x.ndim < 3:
         with pytest.raises(error, match=text):
             FlowDensity(**QUICK).fit(torch.as_tensor(x))
+
+
+def test_masked_values_are_missing():
+    for x in (rows(), (10 * rows()).astype(int)):
+        masked = np.ma.masked_array(x, mask=put(np.zeros((60, 3), dtype=bool), (4, 1), True))
+        with pytest.raises(DataError, match="x has NaN or infinite values in 1 of 60 rows, the f"):
+            FlowDensity(**QUICK).fit(masked)
+    with pytest.raises(DataError, match="x to be real numbers, but got complex ones"):
+        FlowDensity(**QUICK).fit(np.ma.masked_array(rows() + 1j))
+
+
+def test_sparse_tensors():
+    with pytest.raises(DataError, match=r"x to be a dense tensor, .*sparse_coo. Pass x.to_dense"):
+        FlowDensity(**QUICK).fit(torch.as_tensor(rows()).to_sparse())
 
 
 def test_constant_columns_are_named():
@@ -148,12 +164,33 @@ class TestContext:
         with pytest.raises(DataError, match="context has NaN"):
             density.sample(2, [np.nan, 1.0])
 
+    def test_one_row_for_all(self):
+        density = FlowDensity(**QUICK).fit(rows(), rows(60, 2, seed=1))
+        expected = density.score_samples(rows(), [[1.0, 2.0]])
+        for one in ([1.0, 2.0], np.array([1.0, 2.0]), torch.tensor([1.0, 2.0])):
+            assert (density.score_samples(rows(), one) == expected).all()
+        with pytest.raises(ContextError, match="context with 2 columns, as in fit, but got 3"):
+            density.score_samples(rows(), [1.0, 2.0, 3.0])
+        density = FlowDensity(**QUICK).fit(rows(), rows(60, 1, seed=1))
+        with pytest.raises(ShapeError, match=r"\(60,\). A single column is reshape\(-1, 1\)"):
+            density.score_samples(rows(), rows()[:, 0])
+        assert density.sample(2, [1.0]).shape == (2, 3)
+
+    def test_what_no_context_is(self):
+        density = FlowDensity(**QUICK).fit(rows(), rows(60, 2, seed=1))
+        for context in ([1.0, "a"], [1.0, 1j], [[1.0, 2.0], [3.0]]):
+            with pytest.raises(DataError, match="Expected context to be"):
+                density.sample(2, context)
+        with pytest.raises(DataError, match="context has NaN"):
+            density.sample(2, np.ma.masked_array([1.0, 2.0], mask=[False, True]))
+
     def test_where_there_was_none(self):
         density = FlowDensity(**QUICK).fit(rows())
         for call in (
             lambda: density.score(rows(), rows(60, 2)),
             lambda: density.sample(2, rows(1, 2)),
             lambda: density.distribution([1.0]),
+            lambda: density.sample(2, ["a"]),
         ):
             with pytest.raises(ContextError, match="Expected no context, as in fit"):
                 call()
@@ -187,6 +224,19 @@ class TestNames:
             with pytest.raises(ContextError, match=text):
                 d.sample(2, other)
             assert d.score(x, context) == d.score(x, context.to_numpy())
+
+    def test_a_row_of_a_data_frame(self):
+        pd = pytest.importorskip("pandas")
+        x, context = self.frames()
+        density = FlowDensity(**QUICK).fit(x, context)
+        one = context.iloc[3]
+        assert (density.sample(2, one) == density.sample(2, one.to_numpy())).all()
+        assert (density.score_samples(x, one) == density.score_samples(x, list(one))).all()
+        assert density.distribution(one).batch_shape == ()
+        assert density.sample(2, pd.Series([1.0, 2.0])).shape == (2, 3)
+        for call in (density.sample, lambda n, c: density.score(x, c)):
+            with pytest.raises(ContextError, match=r"\['u', 'v'\], as in fit, but got \['v', 'u'"):
+                call(2, one[["v", "u"]])
 
     def test_a_validation_set_in_another_order(self):
         x, context = self.frames()
@@ -242,6 +292,11 @@ def test_before_fit(call):
             "dim=3, context_dim=0, but got dim=2",
         ),
         (
+            {"flow": lambda dim: None},
+            DensityError,
+            "to make a Flow or a list of layers, but got NoneType. Return what it builds",
+        ),
+        (
             {"flow": torch.nn.Linear(3, 3)},
             DensityError,
             r"which has log_prob\(x, context\), but got Linear",
@@ -288,6 +343,13 @@ def test_before_fit(call):
         ({"components": 0}, DensityError, "components to be integers >= 1, but got 0"),
         ({"components": (5, 2.5)}, DensityError, "components to be integers >= 1"),
         ({"components": 0.5}, DensityError, "components to be integers >= 1, but got 0.5"),
+        ({"components": ()}, DensityError, r"components to be integers >= 1, but got \(\)"),
+        (
+            {"components": (k for k in (1, 2))},
+            DensityError,
+            "components to be integers >= 1, but got <generator",
+        ),
+        ({"components": np.array(3)}, DensityError, "components to be integers >= 1"),
         ({"components": True}, DensityError, "components to be integers >= 1, but got True"),
         ({"seed": None}, DensityError, "seed to be an integer of 64 bits, but got None"),
         ({"seed": 1.5}, DensityError, "seed to be an integer of 64 bits, but got 1.5"),
@@ -341,6 +403,22 @@ def test_few_rows_with_a_validation_set():
         FlowDensity(**QUICK).fit(rows(4), validation=rows())
     with pytest.raises(DataError, match="Expected validation rows, but got none"):
         FlowDensity(**QUICK).fit(rows(), validation=rows(0))
+
+
+@pytest.mark.parametrize("size", [1e40, 1e25])
+def test_a_validation_set_out_of_reach(size):
+    with pytest.raises(DataError, match="All 60 rows of validation x are so far .* float32 can't"):
+        FlowDensity(**QUICK).fit(rows(), validation=rows() * size)
+    some = put(rows(), (slice(30), slice(None)), size)
+    assert np.isfinite(FlowDensity(**QUICK).fit(rows(), validation=some).best_score_)
+
+
+@pytest.mark.parametrize("seed", [2**64, "a", 1.5])
+def test_seeds_of_draws(seed):
+    density = FlowDensity(**QUICK).fit(rows())
+    with pytest.raises(DensityError, match="sample expected seed to be an integer of 64 bits, bu"):
+        density.sample(3, seed=seed)
+    assert density.sample(3, seed=np.int64(3)).shape == (3, 3)
 
 
 class TestNothing:

@@ -5,6 +5,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch.distributions import biject_to, constraints
@@ -124,7 +125,9 @@ def test_large_offsets_lose_nothing():
         ({1: "positive"}, [REAL, (0, INF)]),
         ({-2: "positive"}, [(0, INF), REAL]),
         ({"b": "positive"}, [REAL, (0, INF)]),
+        ({np.int64(0): "positive"}, [(0, INF), REAL]),
         (constraints.positive, [(0, INF)] * 2),
+        (constraints.greater_than(torch.tensor(1.0)), [(1, INF)] * 2),
         ([constraints.real, constraints.interval(-1.0, 4.0)], [REAL, (-1, 4)]),
         ([constraints.nonnegative, constraints.less_than(2.0)], [(0, INF), (-INF, 2)]),
         ([constraints.unit_interval, constraints.greater_than_eq(1.0)], [(0, 1), (1, INF)]),
@@ -142,6 +145,13 @@ def test_reading_supports(support, expected):
         ([None, None, None], "one entry for each of 2 columns, but got 3"),
         ({7: "positive"}, "column 7, but x has the columns named"),
         ({"c": "positive"}, "column 'c'"),
+        ({0: "positive", -2: "real"}, "speaks of column 0 twice, as 0 and as -2. Keep one of the"),
+        ({"b": "positive", 1: "real"}, "speaks of column 1 twice, as 'b' and as 1"),
+        (
+            constraints.interval(torch.tensor([0.0, 0.0]), torch.tensor([9.0, 9.0])),
+            "to have single numbers as bounds.* one entry for each column",
+        ),
+        (constraints.interval(3.0, 1.0), "low < high"),
         (constraints.simplex, "on one number"),
         ([None, constraints.boolean], "on one number"),
         (3.0, "but got 3.0"),
@@ -150,3 +160,10 @@ def test_reading_supports(support, expected):
 def test_supports_that_cannot_be_read(support, text):
     with pytest.raises(DensityError, match=text):
         read_support(support, 2, ["a", "b"])
+
+
+def test_a_name_that_two_columns_have():
+    with pytest.raises(DensityError, match="speaks of column 'a', but x has 2 columns of that n"):
+        read_support({"a": "positive"}, 3, ["a", "b", "a"])
+    by_index = read_support({0: "positive", 2: "unit", "b": (1, 2)}, 3, ["a", "b", "a"])
+    assert by_index == [(0, INF), (1, 2), (0, 1)]

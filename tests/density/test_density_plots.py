@@ -8,7 +8,7 @@ import pytest
 
 from pyro_flows.density import FlowDensity
 from pyro_flows.density.plots import _limits, _smooth
-from pyro_flows.errors import DensityError
+from pyro_flows.errors import DataError, DensityError
 
 QUICK = {"flow": "realnvp", "num_steps": 10, "progress": False}
 
@@ -35,6 +35,22 @@ def test_the_first_five_of_many_or_those_asked_for():
     assert [ax.get_xlabel() for ax in density.plot(columns=[6, -7]).axes[1:]] == ["x6", "x0"]
     with pytest.raises(DensityError, match="columns of x, which are .*but got 'age'"):
         density.plot(columns=["age"])
+    assert len(density.plot(columns=np.int64(2)).axes) == 1
+
+
+def test_a_name_that_two_columns_have():
+    pd = pytest.importorskip("pandas")
+    density = FlowDensity(**QUICK).fit(pd.DataFrame(rows(), columns=["a", "b", "a"]))
+    with pytest.raises(DensityError, match="each by a name of its own, but got 'a'"):
+        density.plot(columns=["a", "b"])
+    assert len(density.plot(columns=[0, "b", 2]).axes) == 6
+
+
+def test_no_rows():
+    x = rows()
+    density = FlowDensity(**QUICK).fit(x[:, :2], x[:, 2:])
+    with pytest.raises(DataError, match="plot expected rows, but got none. Leave x out"):
+        density.plot(x[:0, :2], x[:0, 2:])
 
 
 def test_given_rows_and_context():

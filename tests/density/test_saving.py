@@ -87,6 +87,20 @@ def test_a_flow_of_ones_own_is_given_again(tmp_path):
         FlowDensity.load(path, flow="nsf")
 
 
+def test_without_bounds_it_can_be_fitted_to_other_columns(tmp_path):
+    density = FlowDensity("realnvp", **QUICK).fit(rows())
+    back = FlowDensity.load(density.save(tmp_path / "fit"))
+    assert back.support is None
+    assert back.fit(rows()[:, :1]).n_features_in_ == 1
+
+
+def test_tuples_come_back_as_such(tmp_path):
+    options = {"hidden_dims": (8, 8), "layers": 2}
+    density = FlowDensity("realnvp", **QUICK, flow_options=options, components=(1, 2))
+    back = FlowDensity.load(density.fit(rows()).save(tmp_path / "fit"))
+    assert (back.flow_options, back.components) == (options, (1, 2))
+
+
 def test_saving_again_replaces(saved):
     density, path = saved
     density.set_params(seed=4).fit(rows()).save(path)
