@@ -17,6 +17,8 @@ from pyro_flows.inference.newton import lower
 NATURAL_STEPS = 200
 # Steps between looks whether it has settled, and the gain between two looks that is none, nats.
 BLOCK, SETTLED = 20, 0.002
+# No standard deviation of a settled Gaussian grows by this factor from one look to the next.
+STEADY = 1.1
 # A variance of log p - log q that is none: a gap of half of it.
 EXACT = 1e-8
 # A standard deviation that grows by this factor in the last three quarters of NATURAL_STEPS, and
@@ -125,7 +127,7 @@ def natural_gradient(log_joint: LogJoint, start: Gaussian) -> Gaussian:
         step += 1
         if step % BLOCK == 0 and step >= 2 * BLOCK and step < NATURAL_STEPS:
             spread = scale.norm(dim=-1)
-            if bool((spread < STILL * block_spread).all()) and _settled(history):
+            if bool((spread < STEADY * block_spread).all()) and _settled(history):
                 if not fast:
                     break
                 fast = False

@@ -26,7 +26,7 @@ from pyro_flows.training.folders import write_folder
 if TYPE_CHECKING:
     from pyro_flows.inference.posterior import Posterior
 
-FORMAT = 1
+FORMAT = 2
 FILES = ("posterior.json", "guide.pt", "arrays.npz")
 ARRAYS = frozenset({"z", "log_p", "log_q"})
 DTYPES = {str(t).removeprefix("torch."): t for t in (torch.float32, torch.float64)}
@@ -57,6 +57,7 @@ def save(posterior: Posterior, path: Path) -> Path:
         "flow": guide.flow_name,
         "dtype": str(next(guide.parameters()).dtype).removeprefix("torch."),
         "sites": _sites(guide),
+        "modes": guide.modes,
         "seed": posterior.seed,
         "cost": posterior.cost,
         "verdict": asdict(posterior.verdict),
@@ -118,6 +119,10 @@ def load(path: Path, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) 
             f"has {found}. Pass the model and arguments it was fitted to."
         )
     try:
+        if config["modes"] > 1:
+            loc = guide._init_loc().to(next(guide.parameters()))
+            locs, eye = loc.expand(config["modes"], -1), torch.eye(len(loc)).to(loc)
+            guide.split(locs, eye.expand(len(locs), -1, -1), torch.ones(len(locs)))
         guide.load_state_dict(tensors["guide"])
     except RuntimeError as error:
         raise SavedPosteriorError(
@@ -211,7 +216,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
 
 def _check_complete(config: Any, tensors: Any, arrays: Any) -> None:
     """Raise ValueError if a part is missing, or the arrays aren't of the same draws."""
-    names = {"sites", "flow", "dtype", "seed", "cost", "verdict", "report", "pyro_flows"}
+    names = {"sites", "modes", "flow", "dtype", "seed", "cost", "verdict", "report", "pyro_flows"}
     names.add("arguments_saved")
     wanted = {"guide", "model_state"} | ({"arguments"} if config.get("arguments_saved") else set())
     lacking = [*(names - set(config)), *(wanted - set(tensors)), *(ARRAYS - set(arrays))]
