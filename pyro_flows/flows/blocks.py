@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from pyro_flows.distributions import Flow
 from pyro_flows.flows.registry import register_flow
-from pyro_flows.flows.stacks import check_choice
+from pyro_flows.flows.stacks import check_choice, stack_sizes
 from pyro_flows.transforms import BlockAutoregressive, Layer, Permute
 
 
@@ -46,6 +46,7 @@ def bnaf(
         >>> flows.bnaf(3).log_prob(torch.zeros(5, 3)).shape
         torch.Size([5])
     """
+    dim, context_dim, layers = stack_sizes(dim, context_dim, layers)
     check_choice("fast", fast, ("density", "sampling"))
     stack: list[Layer] = []
     for k in range(layers):

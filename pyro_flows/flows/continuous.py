@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from pyro_flows.distributions import Flow
 from pyro_flows.flows.registry import register_flow
-from pyro_flows.flows.stacks import check_choice
+from pyro_flows.flows.stacks import check_choice, stack_sizes
 from pyro_flows.transforms import ContinuousFlow
 
 
@@ -52,6 +52,7 @@ def ffjord(
         >>> flows.ffjord(2, hidden_dims=(16,)).log_prob(torch.zeros(5, 2)).shape
         torch.Size([5])
     """
+    dim, context_dim, layers = stack_sizes(dim, context_dim, layers)
     check_choice("fast", fast, ("density", "sampling"))
     stack = [
         ContinuousFlow(

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from pyro_flows.distributions import Flow
 from pyro_flows.flows.registry import register_flow
+from pyro_flows.flows.stacks import stack_sizes
 from pyro_flows.transforms import ContractiveResidual, Layer
 
 
@@ -91,6 +92,7 @@ def _stack(
     log_det: str,
 ) -> list[Layer]:
     """Layers whose cheap direction is from data to base."""
+    dim, context_dim, layers = stack_sizes(dim, context_dim, layers)
     return [
         ContractiveResidual(
             dim, context_dim, hidden_dims=hidden_dims, lipschitz=lipschitz, log_det=log_det

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pyro_flows.distributions import Flow
 from pyro_flows.errors import ShapeError
 from pyro_flows.flows.registry import register_flow
-from pyro_flows.flows.stacks import couplings
+from pyro_flows.flows.stacks import couplings, stack_sizes
+from pyro_flows.nn.sizes import image_shape
 from pyro_flows.transforms import PLU, ActNorm, Affine, Layer, glow_stack
 
 
@@ -53,11 +54,13 @@ def glow(
         >>> flows.glow(64, event_shape=(1, 8, 8), layers=1)().rsample((5,)).shape
         torch.Size([5, 1, 8, 8])
     """
+    dim, context_dim, layers = stack_sizes(dim, context_dim, layers)
     if event_shape is not None:
+        event_shape = image_shape("glow", event_shape)
         if math.prod(event_shape) != dim:
             raise ShapeError(
                 f"glow expected an event_shape of dim={dim}, but got event_shape="
-                f"{tuple(event_shape)}. Give dim={math.prod(event_shape)}."
+                f"{event_shape}. Give dim={math.prod(event_shape)}."
             )
         image = glow_stack(
             event_shape,

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from pyro_flows.distributions import Flow
 from pyro_flows.flows.registry import register_flow
+from pyro_flows.flows.stacks import stack_sizes
 from pyro_flows.transforms import Planar, Radial, Sylvester
 
 
@@ -36,6 +37,7 @@ def planar(
         >>> flows.planar(3)().rsample((5,)).shape
         torch.Size([5, 3])
     """
+    dim, context_dim, layers = stack_sizes(dim, context_dim, layers)
     return Flow([Planar(dim, context_dim, hidden_dims) for _ in range(layers)])
 
 
@@ -63,6 +65,7 @@ def radial(
         >>> flows.radial(3)().rsample((5,)).shape
         torch.Size([5, 3])
     """
+    dim, context_dim, layers = stack_sizes(dim, context_dim, layers)
     return Flow([Radial(dim, context_dim, hidden_dims) for _ in range(layers)])
 
 
@@ -96,6 +99,7 @@ def sylvester(
         >>> flows.sylvester(3, context_dim=2)(torch.zeros(5, 2)).rsample().shape
         torch.Size([5, 3])
     """
+    dim, context_dim, layers = stack_sizes(dim, context_dim, layers)
     stack = [
         Sylvester(dim, context_dim, rank=rank, hidden_dims=hidden_dims) for _ in range(layers)
     ]

@@ -11,6 +11,7 @@ import torch
 
 from pyro_flows.distributions import Flow
 from pyro_flows.flows.registry import register_flow
+from pyro_flows.flows.stacks import stack_sizes
 from pyro_flows.transforms import Elementwise, Gaussianization, Householder, Layer
 
 
@@ -47,6 +48,7 @@ def gaussianization(
         >>> flows.gaussianization(3).log_prob(torch.zeros(5, 3)).shape
         torch.Size([5])
     """
+    dim, context_dim, layers = stack_sizes(dim, context_dim, layers)
     stack: list[Layer] = []
     for k in range(layers if dim > 1 else 1):
         frame = _random_frame(dim, seed=k)

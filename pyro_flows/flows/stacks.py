@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 
 from pyro_flows.errors import OptionError
+from pyro_flows.nn.sizes import check_sizes, is_size
 from pyro_flows.ops import alternating_masks
 from pyro_flows.transforms import (
     PLU,
@@ -42,6 +43,7 @@ def couplings(
     linear: Linear = None,
 ) -> list[Layer]:
     """A stack of couplings whose masks reach every coordinate; elementwise at ``dim=1``."""
+    dim, context_dim, layers = stack_sizes(dim, context_dim, layers)
     if dim == 1:
         return [Elementwise(1, univariate, context_dim, hidden_dims)]
     stack = [
@@ -75,6 +77,7 @@ def autoregressions(
             of its own, from its number as seed.
         linear: layers between, as :func:`interleave` takes them.
     """
+    dim, context_dim, layers = stack_sizes(dim, context_dim, layers)
     check_choice("fast", fast, ("density", "sampling"))
     check_choice("order", order, ("reversed", "random"))
     stack: list[Layer] = [
@@ -105,10 +108,31 @@ def interleave(stack: Sequence[Layer], linear: Linear) -> list[Layer]:
     """
     if linear is None:
         return list(stack)
+    if not (isinstance(linear, str) or callable(linear)):
+        raise OptionError(
+            f"This flow expected linear to be one of {', '.join(LINEAR)}, a function of dim, or "
+            f"None, but got {linear!r}."
+        )
     if isinstance(linear, str):
         check_choice("linear", linear, LINEAR)
         linear = LINEAR[linear]
     return [part for layer in stack for part in (layer, linear(layer.dim))]
+
+
+def stack_sizes(dim: int, context_dim: int, layers: int) -> tuple[int, int, int]:
+    """These sizes as integers of Python; layers may be 0.
+
+    Raises:
+        ShapeError: no value has such a size.
+        OptionError: no stack has so many layers.
+    """
+    check_sizes("This flow", dim, context_dim)
+    if not is_size(layers, least=0):
+        raise OptionError(
+            f"This flow expected layers to be an integer >= 1, but got {layers!r}. Leave it out "
+            "for the default."
+        )
+    return int(dim), int(context_dim), int(layers)
 
 
 def check_choice(option: str, value: str, choices: Collection[str]) -> None:

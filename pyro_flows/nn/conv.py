@@ -10,8 +10,10 @@ from collections.abc import Callable, Sequence
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pyro_flows.errors import ShapeError
 from pyro_flows.nn.image import MaskedImage
 from pyro_flows.nn.mlp import SHORTCUT
+from pyro_flows.nn.sizes import is_size
 
 
 class ConvNet(nn.Module):
@@ -60,6 +62,11 @@ class ConvNet(nn.Module):
         activation: Callable[[Tensor], Tensor] = functional.silu,
     ) -> None:
         super().__init__()
+        if not (is_size(hidden_channels) and is_size(blocks, least=0)):
+            raise ShapeError(
+                "ConvNet expected integers hidden_channels >= 1 and blocks >= 0, but got "
+                f"hidden_channels={hidden_channels!r} and blocks={blocks!r}. Give 32 channels."
+            )
         self.places = MaskedImage(mask, shape, num_features, num_parameters)
         self.context_dim, self.hidden_channels = context_dim, hidden_channels
         self.activation = activation

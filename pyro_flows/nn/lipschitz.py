@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pyro_flows.nn.mlp import MLP
+from pyro_flows.nn.sizes import hidden_widths
 from pyro_flows.ops import spectral_norm_bound
 
 # The steepest slope of x sigmoid(x) is 1.0998.
@@ -63,6 +64,7 @@ class LipschitzMLP(nn.Module):
         lipschitz: float = 0.9,
     ) -> None:
         super().__init__()
+        hidden_dims = hidden_widths("LipschitzMLP", hidden_dims)
         widths = [dim, *hidden_dims, dim]
         linears = [nn.Linear(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True)]
         nn.init.zeros_(linears[-1].weight)

@@ -17,6 +17,7 @@ from pyro_flows.errors import ShapeError
 from pyro_flows.nn.dropout import WithDropout
 from pyro_flows.nn.masked_walk import MaskedWalk
 from pyro_flows.nn.mlp import MLP, SHORTCUT
+from pyro_flows.nn.sizes import hidden_widths
 from pyro_flows.nn.walk import Walk, in_generations
 from pyro_flows.ops import autoregressive_masks, generations
 
@@ -131,15 +132,11 @@ class MaskedMLP(WithDropout):
         residual: bool = False,
     ) -> None:
         super().__init__()
+        hidden_dims = hidden_widths("MaskedMLP", hidden_dims)
         if residual and len(set(hidden_dims)) > 1:
             raise ShapeError(
                 "MaskedMLP expected hidden layers of one width where residual=True, but got "
-                f"hidden_dims={tuple(hidden_dims)}. Give equal widths, or residual=False."
-            )
-        if min(hidden_dims, default=1) < 1:
-            raise ShapeError(
-                f"MaskedMLP expected hidden layers of at least one unit, but got hidden_dims="
-                f"{tuple(hidden_dims)}. Give (64, 64), say, or () for a linear map."
+                f"hidden_dims={hidden_dims}. Give equal widths, or residual=False."
             )
         self.activation, self.residual = activation, residual
         generation = generations(adjacency)

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from pyro_flows.errors import ShapeError
 from pyro_flows.nn.dropout import WithDropout
+from pyro_flows.nn.sizes import hidden_widths
 
 # The share of the linear shortcut: its weights see whole coordinates, not averages of features,
 # so that one optimiser's step moves it further.
@@ -57,11 +57,7 @@ class MLP(WithDropout):
             self.linears = nn.ModuleList()
             self.shortcut = None
             return
-        if min(hidden_dims, default=1) < 1:
-            raise ShapeError(
-                f"MLP expected hidden layers of at least one unit, but got hidden_dims="
-                f"{tuple(hidden_dims)}. Give (64, 64), say, or () for a linear map."
-            )
+        hidden_dims = hidden_widths("MLP", hidden_dims)
         widths = [in_dim, *hidden_dims, out_dim]
         linears = [nn.Linear(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True)]
         nn.init.zeros_(linears[-1].weight)

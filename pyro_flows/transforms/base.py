@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.distributions import Transform
 
 from pyro_flows.errors import ContextError, ShapeError
+from pyro_flows.nn.sizes import check_sizes
 
 
 def vector_of(constraint: Any) -> Any:
@@ -86,11 +87,7 @@ class Layer(TransformModule, ConditionalTransformModule):
 
     def __init__(self, dim: int, context_dim: int = 0) -> None:
         super().__init__()
-        if dim < 1 or context_dim < 0:
-            raise ShapeError(
-                f"{type(self).__name__} expected dim >= 1 and context_dim >= 0, but got dim={dim} "
-                f"and context_dim={context_dim}. Give the size of the last axis of your values."
-            )
+        check_sizes(type(self).__name__, dim, context_dim)
         self.dim = dim
         self.context_dim = context_dim
 

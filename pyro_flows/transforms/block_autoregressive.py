@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import cast
 
 import torch
@@ -16,6 +16,7 @@ from torch.nn.functional import softplus
 from pyro_flows.errors import ShapeError
 from pyro_flows.nn import MLP, BlockLinear, MaskedLinear
 from pyro_flows.nn.mlp import SHORTCUT
+from pyro_flows.nn.sizes import is_size
 from pyro_flows.ops import monotone_inverse, order_adjacency, soft_clamp, solve_by_passes
 from pyro_flows.transforms.base import Layer
 
@@ -65,10 +66,11 @@ class BlockAutoregressive(Layer):
         log_scale_bound: float = 3.0,
     ) -> None:
         super().__init__(dim, context_dim)
-        if not hidden_factors or min(hidden_factors) < 1:
+        factors = hidden_factors if isinstance(hidden_factors, Collection) else ()
+        if not len(factors) or not all(map(is_size, factors)):
             raise ShapeError(
                 "BlockAutoregressive expected at least one hidden layer and one unit for each "
-                f"coordinate, but got hidden_factors={tuple(hidden_factors)}. Give (8, 8), say."
+                f"coordinate, but got hidden_factors={hidden_factors!r}. Give (8, 8), say."
             )
         self.log_scale_bound = log_scale_bound
         sizes = [1, *hidden_factors, 1]

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pyro_flows.errors import OptionError, ShapeError
 from pyro_flows.nn import VectorField
+from pyro_flows.nn.sizes import is_size
 from pyro_flows.ops import (
     contraction_inverse,
     integrate,
@@ -101,9 +102,9 @@ class ContinuousFlow(Layer):
         super().__init__(dim, context_dim)
         _require_known("solver", solver, (*TABLEAUS, *ADAPTIVE))
         _require_known("log_det", log_det, MODES)
-        if steps < 1:
+        if not is_size(steps):
             raise OptionError(
-                f"ContinuousFlow expected at least 1 step, but got steps={steps}. 8 is usual."
+                f"ContinuousFlow expected at least 1 step, but got steps={steps!r}. 8 is usual."
             )
         self.field = VectorField(dim, context_dim, hidden_dims)
         self.steps, self.solver, self.log_det = steps, solver, log_det

@@ -17,6 +17,7 @@ from pyro_flows.errors import (
     DataError,
     DensityError,
     NotFittedError,
+    OptionError,
     ShapeError,
     UnknownFlowError,
 )
@@ -329,6 +330,8 @@ def test_before_fit(call):
             r"but got 'xyzzy'\. Leave out what it doesn't take\.$",
         ),
         ({"flow_options": {"dim": 3}}, DensityError, "but got 'dim'"),
+        ({"flow_options": {"hidden_dims": 64}}, ShapeError, "a sequence of integers >= 1, but g"),
+        ({"flow_options": {"layers": "a"}}, OptionError, "layers to be an integer >= 1, but got"),
         ({"flow_options": [("layers", 2)]}, DensityError, "flow_options to be a dict"),
         (
             {"flow": Flow([transforms.AffineCoupling(3)]), "flow_options": {"layers": 2}},
@@ -454,6 +457,14 @@ def test_arguments_of_numpy_are_numbers():
     by_hand = FlowDensity("realnvp", num_steps=3, learning_rate=float(np.float32(0.01)), seed=5)
     by_hand.set_params(components=(1, 2), support=(-9, 9), progress=False)
     assert by_hand.fit(rows()).score(rows()) == density.score(rows())
+
+
+def test_widths_may_be_an_array():
+    fits = [
+        FlowDensity(**QUICK, flow_options={"hidden_dims": widths}).fit(rows())
+        for widths in ((8, 4), np.array([8, 4]))
+    ]
+    assert fits[0].score(rows()) == fits[1].score(rows())
 
 
 @pytest.mark.parametrize("name", ["nsf", "maf", "realnvp"])

@@ -9,6 +9,7 @@ import math
 import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -303,6 +304,46 @@ def test_glow_of_images():
     assert d.log_prob(d.sample().clone()).shape == (5,)
     with pytest.raises(ShapeError, match="dim=30, but got event_shape=\\(2, 4, 4\\)"):
         flows.glow(30, event_shape=(2, 4, 4))
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"event_shape": (8, 8)}, r"glow expected an image's shape \(C, H, W\), but got \(8, 8\)"),
+        ({"event_shape": 64}, r"glow expected an image's shape \(C, H, W\), but got 64"),
+        ({"event_shape": (1, 8, 8), "hidden_channels": 0}, "hidden_channels >= 1 and blocks >= 0"),
+        ({"event_shape": (1, 8, 8), "levels": 1.5}, "at least one level and one step.*levels=1.5"),
+    ],
+)
+def test_images_that_glow_does_not_take(options, text):
+    with pytest.raises(ShapeError, match=text):
+        flows.glow(64, **options)
+
+
+@EACH
+def test_sizes_that_make_no_flow(name):
+    make = getattr(flows, name)
+    for dim in (-1, 0, 1.5, None, True, "a"):
+        with pytest.raises(ShapeError, match=f"integers dim >= 1 .*, but got dim={dim!r} and con"):
+            make(dim)
+    with pytest.raises(ShapeError, match="but got dim=3 and context_dim=1.5. Give the size"):
+        make(3, 1.5)
+    for layers in (-1, 1.5, "a", None):
+        with pytest.raises(OptionError, match=f"layers to be an integer >= 1, but got {layers!r}"):
+            make(3, layers=layers)
+
+
+@EACH
+def test_sizes_of_numpy(name):
+    widths = np.array([8, 8])
+    flow = getattr(flows, name)(np.int64(3), np.int64(2), layers=np.int64(1), hidden_dims=widths)
+    assert flow(torch.zeros(4, 2)).sample().shape == (4, 3)
+
+
+@pytest.mark.parametrize("name", ["nsf", "maf"])
+def test_layers_between_that_are_none(name):
+    with pytest.raises(OptionError, match="linear to be one of actnorm, .*, but got 3"):
+        flows.make(name, 3, linear=3)
 
 
 def test_glow_starts_from_data():

@@ -152,7 +152,7 @@ def test_chains_stay_on_the_circle():
     [
         (lambda: CircularSpline(0), "CircularSpline expected between 1 and 500 bins, but got "
          "bins=0. 8 suit most angles."),
-        (lambda: Moebius(0), "Moebius expected at least one component, but got components=0."),
+        (lambda: Moebius(0), "Moebius expected at least one component, but got 0."),
     ],
 )  # fmt: skip
 def test_impossible_sizes(make, text):

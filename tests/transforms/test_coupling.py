@@ -83,7 +83,7 @@ def test_impossible_masks(dim, mask, text):
 @pytest.mark.parametrize(("dim", "context_dim"), [(0, 0), (-1, 0), (2, -1)])
 def test_impossible_sizes(dim, context_dim):
     text = (
-        f"AffineCoupling expected dim >= 1 and context_dim >= 0, but got dim={dim} and "
+        f"AffineCoupling expected integers dim >= 1 and context_dim >= 0, but got dim={dim} and "
         f"context_dim={context_dim}. Give the size of the last axis of your values."
     )
     with pytest.raises(ShapeError, match=re.escape(text)) as caught:

@@ -9,16 +9,18 @@ import pytest
 
 from pyro_flows import flows
 from pyro_flows.errors import OptionError, ShapeError
-from pyro_flows.nn import MLP, MaskedMLP
+from pyro_flows.nn import MLP, LipschitzMLP, MaskedMLP
 from pyro_flows.ops import order_adjacency
 from pyro_flows.transforms import (
     Affine,
     AffineCoupling,
     Autoregressive,
     Bernstein,
+    CubicSpline,
     DeepSigmoidal,
     Gaussianization,
     LogisticMixture,
+    Moebius,
     MonotonicNetwork,
     PReLU,
     RationalQuadraticSpline,
@@ -37,6 +39,11 @@ from pyro_flows.transforms import (
         (PReLU, "log_slope_bound", -1.0),
         (RationalQuadraticSpline, "bins", 0),
         (RationalQuadraticSpline, "bins", 501),
+        (RationalQuadraticSpline, "bins", 1.5),
+        (RationalQuadraticSpline, "bins", True),
+        (RationalQuadraticSpline, "bins", "a"),
+        (RationalQuadraticSpline, "bound", None),
+        (DeepSigmoidal, "hidden", 1.5),
         (RationalQuadraticSpline, "bound", -1.0),
         (Bernstein, "degree", 0),
         (Bernstein, "bound", 0.0),
@@ -59,7 +66,7 @@ def test_options_out_of_range(make, option, got):
     with pytest.raises(OptionError, match=f"^{name} expected {option} between .* and ") as caught:
         make(**{option: got})
     default = getattr(make(), option)
-    assert str(caught.value).endswith(f"but got {option}={got}. The default is {default}.")
+    assert str(caught.value).endswith(f"but got {option}={got!r}. The default is {default}.")
 
 
 def test_quadrature_has_nodes_for_its_bound():
@@ -76,13 +83,24 @@ def test_quadrature_has_nodes_for_its_bound():
     [
         (
             lambda: MLP(3, 2, (8, 0)),
-            "MLP expected hidden layers of at least one unit, but got hidden_dims=(8, 0). Give",
+            "MLP expected hidden_dims to be a sequence of integers >= 1, but got (8, 0). Give",
         ),
         (
             lambda: MaskedMLP(order_adjacency(3), 2, hidden_dims=(0,)),
-            "MaskedMLP expected hidden layers of at least one unit, but got hidden_dims=(0,).",
+            "MaskedMLP expected hidden_dims to be a sequence of integers >= 1, but got (0,).",
         ),
-        (lambda: AffineCoupling(3, hidden_dims=(0,)), "but got hidden_dims=(0,)."),
+        (lambda: AffineCoupling(3, hidden_dims=(0,)), "integers >= 1, but got (0,)."),
+        (
+            lambda: flows.make("nsf", 3, hidden_dims=64),
+            "MLP expected hidden_dims to be a sequence",
+        ),
+        (lambda: flows.make("maf", 3, hidden_dims=(8.5,)), "MaskedMLP expected hidden_dims to be"),
+        (lambda: LipschitzMLP(3, hidden_dims=(0,)), "LipschitzMLP expected hidden_dims to be a s"),
+        (lambda: flows.make("bnaf", 3, hidden_factors=8), "but got hidden_factors=8. Give (8, 8)"),
+        (lambda: flows.make("sylvester", 3, rank=1.5), "a rank of 1 to dim=3, but got 1.5."),
+        (lambda: flows.make("ncsf", 3, bins=1.5), "between 1 and 500 bins, but got bins=1.5."),
+        (lambda: CubicSpline(bins="a"), "but got bins='a' and bound=5.0."),
+        (lambda: Moebius(1.5), "Moebius expected at least one component, but got 1.5."),
         (
             lambda: Autoregressive(2, Sigmoid()),
             "Autoregressive has nothing to decide: Sigmoid() has no parameters. Use Elementwise",

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_flows.errors import ShapeError
+from pyro_flows.nn.sizes import is_size
 from pyro_flows.ops import moebius_mixture, periodic_rational_quadratic_spline, wrap
 from pyro_flows.ops.bounded import confine, impossible_outside
 from pyro_flows.transforms.elementwise.univariate import Univariate
@@ -91,9 +92,9 @@ class CircularSpline(_Circular):
     bins: int = 8
 
     def __post_init__(self) -> None:
-        if not 1 <= self.bins <= 500:
+        if not (is_size(self.bins) and self.bins <= 500):
             raise ShapeError(
-                f"CircularSpline expected between 1 and 500 bins, but got bins={self.bins}. "
+                f"CircularSpline expected between 1 and 500 bins, but got bins={self.bins!r}. "
                 "8 suit most angles."
             )
 
@@ -139,9 +140,9 @@ class Moebius(_Circular):
     components: int = 4
 
     def __post_init__(self) -> None:
-        if self.components < 1:
+        if not is_size(self.components):
             raise ShapeError(
-                f"Moebius expected at least one component, but got components={self.components}. "
+                f"Moebius expected at least one component, but got {self.components!r}. "
                 "One rotates and gathers; each more can add a mode."
             )
 

@@ -9,11 +9,13 @@ All act on a box ``[-bound, bound]`` and are the identity outside: values are be
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Real
 from typing import ClassVar
 
 from torch import Tensor
 
 from pyro_flows.errors import ShapeError
+from pyro_flows.nn.sizes import is_size
 from pyro_flows.ops import (
     cubic_spline,
     linear_rational_spline,
@@ -37,11 +39,12 @@ class _Boxed(Univariate):
 def check_box(spline: _Boxed, least_bins: int) -> None:
     """Raise unless a spline's ``bins`` and ``bound`` make sense."""
     # Bins have a smallest share of the box, a thousandth.
-    if least_bins <= spline.bins <= 500 and spline.bound > 0:
+    counted = is_size(spline.bins, least_bins) and spline.bins <= 500
+    if counted and isinstance(spline.bound, Real) and spline.bound > 0:
         return
     raise ShapeError(
         f"{type(spline).__name__} expected {least_bins} to 500 bins and a positive bound, but got "
-        f"bins={spline.bins} and bound={spline.bound}. 8 bins and a bound of 5 suit whitened "
+        f"bins={spline.bins!r} and bound={spline.bound!r}. 8 bins and a bound of 5 suit whitened "
         "values."
     )
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from pyro_flows.errors import OptionError
+from pyro_flows.nn.sizes import is_size
 from pyro_flows.ops import cosines, rank_ones, rank_ones_inverse, soft_clamp
 from pyro_flows.transforms.linear.affine import AffineMap, Tensors
 
@@ -56,9 +57,9 @@ class LowRankAffine(AffineMap):
         context_dim: int = 0,
         hidden_dims: Sequence[int] = (64, 64),
     ) -> None:
-        if rank < 1:
+        if not is_size(rank):
             raise OptionError(
-                f"LowRankAffine expected rank >= 1, but got {rank}. Use DiagonalAffine for a "
+                f"LowRankAffine expected rank >= 1, but got {rank!r}. Use DiagonalAffine for a "
                 "diagonal alone."
             )
         rank = min(rank, dim - 1)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pyro_flows.errors import ShapeError
 from pyro_flows.nn import ConvNet
+from pyro_flows.nn.sizes import image_shape, is_size
 from pyro_flows.ops import channel_mask, checkerboard_mask
 from pyro_flows.transforms.base import Layer
 from pyro_flows.transforms.compose import Compose
@@ -51,6 +52,7 @@ def conv_coupling(
         >>> layer(torch.randn(5, 64)).shape
         torch.Size([5, 64])
     """
+    shape = image_shape("conv_coupling", shape)
     if mask is None:
         choose = channel_mask if shape[0] > 1 else checkerboard_mask
         mask = choose(shape, parity=parity)
@@ -153,11 +155,12 @@ def glow_stack(
         >>> flow().rsample((3,)).shape
         torch.Size([3, 1, 8, 8])
     """
+    shape = image_shape("glow_stack", shape)
     count = _most_levels(shape) if levels is None else levels
-    if count < 1 or steps < 1:
+    if not (is_size(count) and is_size(steps)):
         raise ShapeError(
             f"glow_stack expected at least one level and one step, and an image of even height "
-            f"and width, but got levels={levels}, steps={steps} and shape {tuple(shape)}. Pad the "
+            f"and width, but got levels={levels!r}, steps={steps!r} and shape {shape}. Pad the "
             "images to an even size."
         )
     sizes = {"context_dim": context_dim, "hidden_channels": hidden_channels, "blocks": blocks}

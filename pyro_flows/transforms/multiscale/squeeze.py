@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from pyro_flows.errors import ShapeError
+from pyro_flows.nn.sizes import image_shape
 from pyro_flows.transforms.base import Layer
 
 
@@ -48,12 +49,7 @@ class Squeeze(Layer):
     """
 
     def __init__(self, shape: Sequence[int], factor: int = 2) -> None:
-        if len(shape) != 3 or min(shape) < 1:
-            raise ShapeError(
-                f"Squeeze expected an image's shape (C, H, W), but got {tuple(shape)}. "
-                "Give three positive sizes."
-            )
-        channels, height, width = (int(size) for size in shape)
+        channels, height, width = image_shape("Squeeze", shape)
         if factor < 1 or height % factor or width % factor:
             raise ShapeError(
                 f"Squeeze expected a height and width that factor={factor} divides, but got shape "

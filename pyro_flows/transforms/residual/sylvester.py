@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pyro_flows.errors import ShapeError
 from pyro_flows.nn import Parameters
+from pyro_flows.nn.sizes import is_size
 from pyro_flows.ops import matvec, monotone_inverse
 from pyro_flows.transforms.base import Layer
 from pyro_flows.transforms.residual.planar import above_minus_one
@@ -66,9 +67,9 @@ class Sylvester(Layer):
     ) -> None:
         super().__init__(dim, context_dim)
         self.rank = min(dim, 4) if rank is None else rank
-        if not 1 <= self.rank <= dim:
+        if not (is_size(self.rank) and self.rank <= dim):
             raise ShapeError(
-                f"Sylvester expected a rank of 1 to dim={dim}, but got {rank}. The rank is the "
+                f"Sylvester expected a rank of 1 to dim={dim}, but got {rank!r}. The rank is the "
                 "number of directions that move."
             )
         m = self.rank
