@@ -21,6 +21,7 @@ from torch.distributions import Transform
 
 from pyro_flows.errors import ContextError, ShapeError
 from pyro_flows.nn.sizes import check_sizes
+from pyro_flows.transforms.agreement import check_batches, check_dtypes
 
 
 def vector_of(constraint: Any) -> Any:
@@ -161,7 +162,7 @@ class Layer(TransformModule, ConditionalTransformModule):
         self.register_buffer(name, index.to(torch.empty(0).device))
 
     def check(self, x: Tensor, context: Tensor | None) -> None:
-        """Raise unless ``x`` and ``context`` have the widths this layer was built for."""
+        """Raise unless ``x`` and ``context`` have widths and dtypes that this layer takes."""
         if x.dim() == 0 or x.shape[-1] != self.dim:
             raise ShapeError(
                 f"{self._title()} expected values of shape (..., {self.dim}), but got "
@@ -184,6 +185,14 @@ class Layer(TransformModule, ConditionalTransformModule):
                 f"{self._title()} expected a context of shape (..., {self.context_dim}), "
                 f"but got {tuple(context.shape)}. The last axis must have size {self.context_dim}."
             )
+        if torch.compiler.is_compiling() or torch._C._get_tracing_state():
+            return  # sizes are symbols there
+        if context is not None:
+            check_batches(self, x, context)
+        self._check_dtypes(x, context)
+
+    def _check_dtypes(self, x: Tensor, context: Tensor | None) -> None:
+        check_dtypes(self, x, context)
 
     def _title(self) -> str:
         """What errors call it."""
