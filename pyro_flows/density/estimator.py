@@ -43,11 +43,7 @@ class Estimator:
 
     def __sklearn_tags__(self) -> Any:
         """What scikit-learn's tools ask of an estimator; they have imported it already."""
-        from sklearn.utils import (  # type: ignore[import-not-found,unused-ignore]
-            InputTags,
-            Tags,
-            TargetTags,
-        )
+        from sklearn.utils import InputTags, Tags, TargetTags
 
         return Tags(
             estimator_type="density_estimator",
