@@ -27,6 +27,8 @@ from pyro_flows.training.score import Report, Score
 
 # Steps between looks at the running objective: each look waits for the device.
 LOOK = 50
+# Lower learning rates that are tried where nothing is gained.
+MOST_RETRIES = 2
 
 now = time.monotonic
 
@@ -98,7 +100,7 @@ class _Loop:
         self.heldout: list[tuple[int, float, float]] = [(0, self.best.mean, self.best.se)]
 
     def run(self, bar: Any) -> None:
-        peak, schedule = self.schedule.learning_rate, self.schedule
+        peak, schedule, retries = self.schedule.learning_rate, self.schedule, 0
         if self.best.excess <= schedule.good_enough:
             self.report.stop_reason = "the start is as good as is asked for"
             return
@@ -122,7 +124,12 @@ class _Loop:
             if self.best.excess <= schedule.good_enough:
                 self.report.stop_reason = "the gap to the log evidence is as small as is asked for"
                 return
-            if cycle > 0 and gain < max(schedule.min_gain, schedule.min_gain_se * se):
+            idle = gain < max(schedule.min_gain, schedule.min_gain_se * se)
+            if idle and schedule.retry is not None and retries < MOST_RETRIES:
+                retries += 1
+                peak *= schedule.retry
+                continue
+            if idle and cycle > 0:
                 self.report.stop_reason = (
                     f"the last {self.report.steps - done} steps gained {gain:.2g} nats on "
                     f"{self.words.heldout}"

@@ -183,6 +183,15 @@ class TestStopReasons:
         assert "start" in report.stop_reason
         assert report.steps == 0
 
+    def test_a_lower_rate_is_tried_before_it_stops(self):
+        problem = Quadratic()
+        report = problem.train(cycles=(200,) * 8, min_gain=0.1)
+        assert report.steps == 400
+        problem = Quadratic()
+        report = problem.train(cycles=(200,) * 8, min_gain=0.1, retry=0.3)
+        assert report.stop_reason.startswith("the last 200 steps gained")
+        assert report.steps == 800  # a gain, none, and none at two lower rates
+
     def test_the_budget(self):
         report = Quadratic().train(cycles=(10, 20), learning_rate=0.05)
         assert report.stop_reason == "the budget of 30 steps was used up"
