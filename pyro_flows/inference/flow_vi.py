@@ -26,6 +26,7 @@ from pyro_flows.inference.modes import missed_mass
 from pyro_flows.inference.objectives import Objective
 from pyro_flows.inference.posterior import Pool, Posterior
 from pyro_flows.inference.randomness import seeded
+from pyro_flows.inference.symmetries import find_symmetries
 from pyro_flows.inference.warm_start import Start, find_modes, find_start
 from pyro_flows.training import Report, Schedule, train
 
@@ -151,6 +152,9 @@ class FlowVI:
             missed = _missed_mass(objective, start, weights)
             faults = _faults(guide, log_joint, start, report, missed)
             notes = ["Not checked for further modes."] if missed is None else []
+            if not log_joint.stochastic:
+                z = torch.as_tensor(pool.z[:8]).to(next(guide.parameters()))
+                notes += find_symmetries(log_joint, z)
             verdict = judge(weights, faults=faults, notes=notes)
             clock.lap("evaluation")
         gradients = objective.gradients + (start.gradients if start else 0)

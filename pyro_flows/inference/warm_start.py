@@ -47,6 +47,13 @@ class Start(Gaussian):
         places: where the density is high, in the log joint's coordinates; None if it wasn't looked
             for.
         mixture: several Gaussians that are better than one, where modes lie apart.
+
+    Example:
+        >>> def model():
+        ...     pyro.sample("x", dist.Normal(3.0, 0.01))
+        >>> start = warm_start(AutoFlow(model))
+        >>> start.elbo > start.plain_elbo, start.gradients > 0
+        (True, True)
     """
 
     plain_elbo: float = -math.inf
@@ -132,6 +139,15 @@ def find_start(log_joint: LogJoint, guide: AutoFlow) -> Start:
     Args:
         log_joint: the model's, ``through`` the guide's non-centring layer if it has one.
         guide: set up; changed in place.
+
+    Example:
+        >>> def model():
+        ...     x = pyro.sample("x", dist.Normal(0.0, 5.0))
+        ...     pyro.sample("y", dist.Normal(x**2, 1.0), obs=torch.tensor(9.0))
+        >>> guide = AutoFlow(model).setup()
+        >>> start = find_start(LogJoint(model, guide), guide)
+        >>> guide.modes
+        2
     """
     best = find_gaussian(log_joint, guide)
     if best.places is None or best.growing is not None:
