@@ -276,12 +276,17 @@ class Posterior:
         Returns:
             A pandas DataFrame; rows "site" or "site[i,j]", columns "mean", "sd", the two ends of
             the interval, "median", "mcse" (of the mean), "khat". k-hat is the largest over the
-            weights and the weights times the element and its square (unconstrained scale).
+            weights and the weights times the element and its square (unconstrained scale). Where
+            only the square is beyond 0.7 the sd is NaN, and a column "note" gives the reason.
         """
         from pyro_flows.inference.table import summarise
 
         table = summarise(self, interval)
-        return table if decimals is None else table.map(lambda x: _rounded(x, decimals))
+        if decimals is None:
+            return table
+        numbers = table.columns.drop("note", errors="ignore")
+        table[numbers] = table[numbers].map(lambda x: _rounded(x, decimals))
+        return table
 
     def to_arviz(self, draws: int = 4000, *, predictive: bool = True) -> Any:
         """The posterior for ArviZ: InferenceData on ArviZ 0.x, DataTree on 1.x.

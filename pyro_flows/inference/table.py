@@ -20,6 +20,11 @@ Array = NDArray[np.float64]
 # Draws for the k-hat of each element: a tail fit per element and power.
 KHAT_DRAWS = 10_000
 MOST_KHATS = 500
+LARGEST_KHAT = 0.7
+WITHHELD = (
+    "sd withheld: the square of the unconstrained value has so heavy a tail (k-hat of 0.7 or "
+    "more) that its mean doesn't settle; quantiles can be used"
+)
 
 
 def summarise(posterior: Posterior, interval: float) -> Any:
@@ -44,8 +49,8 @@ def summarise(posterior: Posterior, interval: float) -> Any:
         "mcse",
         "khat",
     ]
-    khats = _khats(posterior)
-    rows, names, column = [], [], 0
+    khats, wide = _khats(posterior)
+    rows, names, notes = [], [], []
     for name, values in posterior._constrained(z).items():
         flat = values.cpu().double().numpy().reshape(len(z), -1)
         shape = tuple(values.shape[1:])
@@ -54,10 +59,16 @@ def summarise(posterior: Posterior, interval: float) -> Any:
         mcse = np.sqrt((w**2) @ (flat - mean) ** 2)
         for i, index in enumerate(np.ndindex(*shape) if shape else [()]):
             quantiles = _quantiles(flat[:, i], w, [low, 0.5, high])
-            rows.append([mean[i], sd[i], *quantiles, mcse[i], khats[name][i]])
+            withheld = wide[name][i]
+            rows.append(
+                [mean[i], np.nan if withheld else sd[i], *quantiles, mcse[i], khats[name][i]]
+            )
             names.append(f"{name}[{','.join(map(str, index))}]" if shape else name)
-        column += flat.shape[1]
-    return pd.DataFrame(rows, index=names, columns=columns)
+            notes.append(WITHHELD if withheld else "")
+    table = pd.DataFrame(rows, index=names, columns=columns)
+    if any(notes):
+        table["note"] = notes
+    return table
 
 
 def _quantiles(x: Array, w: Array, q: list[float]) -> list[float]:
@@ -66,8 +77,12 @@ def _quantiles(x: Array, w: Array, q: list[float]) -> list[float]:
     return [float(value) for value in np.interp(q, cumulative, x[order])]
 
 
-def _khats(posterior: Posterior) -> dict[str, list[float]]:
-    """Per element: the largest k-hat over w, w |h| and w h^2, with h the unconstrained element."""
+def _khats(posterior: Posterior) -> tuple[dict[str, list[float]], dict[str, list[bool]]]:
+    """Per element: the largest k-hat over w, w |h| and w h^2, with h the unconstrained element.
+
+    Also whether its second moment is the only one that the draws can't tell. Draws that are
+    handed over as they are have no weights: there it is h^2 alone that counts.
+    """
     import torch
 
     guide, pool = posterior.guide, posterior.pool
@@ -80,19 +95,28 @@ def _khats(posterior: Posterior) -> dict[str, list[float]]:
         parts = torch.vmap(lambda row: {site["name"]: u for site, u in guide._unpack_latent(row)})(
             torch.as_tensor(z).to(parameter)
         )
-    result = {}
+    result, wide = {}, {}
     count = 0
+    handed = log_ratio if posterior.corrected else np.zeros(len(log_ratio))
     for name, site in named_sites(guide):
         h = parts[name].cpu().double().numpy().reshape(len(z), -1)
         size = max(1, site["value"].numel())
-        tails = []
+        tails, too_wide = [], []
         for i in range(h.shape[1]):
             count += 1
-            if count > MOST_KHATS or not posterior.weights.khat_applicable or len(z) < 100:
+            if count > MOST_KHATS or len(z) < 100:
                 tails.append(base)
+                too_wide.append(False)
                 continue
             magnitude = np.log(np.abs(h[:, i] - np.median(h[:, i])) + 1e-300)
-            tails.append(max(base, *(psislw(log_ratio + p * magnitude)[1] for p in (1, 2))))
+            first, second = (psislw(handed + p * magnitude)[1] for p in (1, 2))
+            too_wide.append(first < LARGEST_KHAT <= second)
+            if posterior.weights.khat_applicable:
+                both = (psislw(log_ratio + p * magnitude)[1] for p in (1, 2))
+                tails.append(max(base, *both))
+            else:
+                tails.append(base)
         # A simplex or a Cholesky factor has more elements than coordinates: the worst stands.
         result[name] = tails if len(tails) == size else [max(tails, default=base)] * size
-    return result
+        wide[name] = too_wide if len(too_wide) == size else [any(too_wide)] * size
+    return result, wide

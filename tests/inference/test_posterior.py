@@ -3,6 +3,7 @@
 
 """What a fit hands over: draws, table, figures of merit, picture, ArviZ."""
 
+import copy
 import json
 import math
 import re
@@ -19,6 +20,7 @@ from matplotlib.figure import Figure
 
 from pyro_flows import FlowVI
 from pyro_flows.errors import GuideError
+from pyro_flows.inference import Pool
 
 from .models import SCORES, Y, fitted, fitted_tails, normal_mean_exact
 
@@ -396,3 +398,20 @@ class TestArviz:
         np.testing.assert_array_equal(seen[mask.numpy()], y[mask].double().numpy())
         assert np.isnan(seen[~mask.numpy()]).all()
         assert "log_likelihood_left_out" not in attributes(idata)
+
+
+class TestWithheldSd:
+    def test_where_only_the_square_has_no_mean(self):
+        """Student's t with 2 degrees of freedom has a mean, and no variance."""
+
+        posterior = copy.copy(fitted("normal"))
+        rng = np.random.default_rng(0)
+        z = rng.standard_t(2, size=(40_000, posterior.pool.z.shape[1]))
+        posterior.pool = Pool(z, posterior.pool.log_p, posterior.pool.log_p)
+        table = posterior.summary()
+        assert math.isnan(table.loc["mean", "sd"])
+        assert "sd withheld" in table.loc["mean", "note"]
+        assert table.loc["mean", "median"] == pytest.approx(0.0, abs=0.05)
+
+    def test_there_is_no_note_where_all_is_well(self):
+        assert "note" not in fitted("normal").summary().columns
