@@ -24,6 +24,7 @@
     ├── SavedPosteriorError(ValueError) a file that is not what it should be
     ├── SavedDensityError(ValueError)   the same, of a density
     ├── NotConvergedError(RuntimeError) a numerical routine ran out of passes
+    ├── DerivativeError(RuntimeError)   a derivative of higher order than there is
     └── NoRsampleError(NotImplementedError) draws of this distribution carry no gradient
 
 Each message is a sentence: what was expected, what came, what to do.
@@ -108,6 +109,10 @@ class SavedDensityError(PyroFlowsError, ValueError):
 
 class NotConvergedError(PyroFlowsError, RuntimeError):
     """A numerical routine used up its passes without reaching its tolerance."""
+
+
+class DerivativeError(PyroFlowsError, RuntimeError):
+    """A gradient was differentiated that can't be: the result would be wrong."""
 
 
 class NoRsampleError(PyroFlowsError, NotImplementedError):

@@ -11,8 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_flows.ops.derivatives import once, to_second_order
 from pyro_flows.ops.roots import fixed_point
 from pyro_flows.ops.tracing import is_recording
+
+# The map's value at a constant, that constant, and the most terms.
+Graph = tuple[Tensor, Tensor, int]
 
 
 def implicit_fixed_point(step: Callable[[Tensor], Tensor], x: Tensor, most: int) -> Tensor:
@@ -29,7 +33,7 @@ def implicit_fixed_point(step: Callable[[Tensor], Tensor], x: Tensor, most: int)
         most: the most terms of the series.
 
     Returns:
-        ``step(x)``, differentiable once.
+        ``step(x)``, differentiable once; a second time is refused.
 
     Cost: one evaluation of ``step`` with gradient, so the memory of one pass; its backward
     costs a vector-Jacobian product and one look at the result for each term.
@@ -41,9 +45,14 @@ def implicit_fixed_point(step: Callable[[Tensor], Tensor], x: Tensor, most: int)
         >>> torch.allclose(gradient, torch.tensor([4.0]))
         True
     """
+    return once(_implicit(step, x, most)[0], "A fixed point")
+
+
+def _implicit(step: Callable[[Tensor], Tensor], x: Tensor, most: int) -> tuple[Tensor, Graph]:
     leaf = x.detach().requires_grad_()
     value = step(leaf)
-    return _FixedPoint.apply(value, (value, leaf, most))
+    graph = value, leaf, most
+    return _FixedPoint.apply(value, graph), graph
 
 
 def solve_by_passes(
@@ -61,11 +70,12 @@ def solve_by_passes(
         depth: numbers on the longest path of dependence.
 
     Returns:
-        Both results of the last step, with implicit gradients (of first order); where operations
-        are recorded (see :func:`is_recording`), with those of ``depth`` passes.
+        Both results of the last step, with implicit gradients, right to second order; where
+        operations are recorded (see :func:`is_recording`), with those of ``depth`` passes.
 
     Cost: passes without gradient; where it is wanted two passes more, and in the backward as many
-    vector-Jacobian products as :func:`implicit_fixed_point` says.
+    vector-Jacobian products as :func:`implicit_fixed_point` says; ``depth`` of them, with their
+    graph, in a gradient that is to be differentiated.
 
     Example:
         >>> weight = torch.tensor([[0.0, 0.0], [2.0, 0.0]])
@@ -87,28 +97,42 @@ def solve_by_passes(
     else:
         with torch.no_grad():
             x = fixed_point(first, start, depth, 16 * torch.finfo(start.dtype).eps)
-        x = first(implicit_fixed_point(first, x, depth))
+        x, graph = _implicit(first, x, depth)
+        new = first(x)
+        x, other = to_second_order(x, (new, latest[0]), new - x, lambda v: _series(v, graph))
+        return x, other
     return x, latest[0]
+
+
+def _series(grad: Tensor, graph: Graph) -> Tensor:
+    """``grad + grad N + grad N^2 + ...``, until nothing changes."""
+    value, leaf, most = graph
+    eps, total = 4 * torch.finfo(grad.dtype).eps, grad
+    for _ in range(most - 1):
+        new = grad + torch.autograd.grad(value, leaf, total, retain_graph=True)[0]
+        # Relative to the element's own gradient: a sample's weight may be tiny.
+        settled = (new - total).abs() <= eps * new.abs().amax(-1, keepdim=True)
+        total = new
+        if bool((settled | new.isnan()).all()):
+            break
+    return total
 
 
 class _FixedPoint(torch.autograd.Function):
     """The identity, whose backward sums the series."""
 
     @staticmethod
-    def forward(ctx: Any, value: Tensor, graph: tuple[Tensor, Tensor, int]) -> Tensor:
+    def forward(ctx: Any, value: Tensor, graph: Graph) -> Tensor:
         ctx.graph = graph
         return value.clone()
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        if not torch.is_grad_enabled():
+            return _series(grad, ctx.graph), None
+        # To be differentiated by ``grad``, which is 0 there: no term may be left out.
         value, leaf, most = ctx.graph
-        eps, total = 4 * torch.finfo(grad.dtype).eps, grad
+        total = grad
         for _ in range(most - 1):
-            new = grad + torch.autograd.grad(value, leaf, total, retain_graph=True)[0]
-            # Relative to the element's own gradient: a sample's weight may be tiny.
-            settled = (new - total).abs() <= eps * new.abs().amax(-1, keepdim=True)
-            total = new
-            if bool((settled | new.isnan()).all()):
-                break
+            total = grad + torch.autograd.grad(value, leaf, total, create_graph=True)[0]
         return total, None

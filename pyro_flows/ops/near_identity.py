@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pyro_flows.errors import NotConvergedError
+from pyro_flows.ops.derivatives import needs_plain_operations, once, to_second_order
 from pyro_flows.ops.implicit import implicit_fixed_point
 from pyro_flows.ops.roots import fixed_point
 from pyro_flows.ops.trace import Push, terms_until
@@ -42,8 +43,9 @@ def near_identity_inverse(
     Returns:
         ``(x, ladj)`` of shapes ``(*, dim)`` and ``(*)``: the root and ``-log|det J|`` there.
         Gradients by ``y`` and by all that ``function`` closes over are those of the implicit
-        function theorem (of first order), not of the iterations. NaN stays NaN. ``ladj`` is NaN
-        where the determinant is negative: there ``f`` is no bijection.
+        function theorem, not of the iterations, and right to second order, where batch elements
+        don't depend on each other. NaN stays NaN. ``ladj`` is NaN where the determinant is
+        negative: there ``f`` is no bijection.
 
     Raises:
         NotConvergedError: some finite ``y`` wasn't reached; never raised where operations are
@@ -61,12 +63,26 @@ def near_identity_inverse(
     """
     with torch.no_grad():
         x = _newton(function, y.detach(), y.detach() if start is None else start, recorded)
-    if torch.is_grad_enabled():
-        # The value stays x to the last digit; the correction carries the gradient alone.
-        value, jacobian = function(x)
-        change = (y - y.detach()) - (value - value.detach())
-        x = x + _solve(jacobian.detach(), change)
-    return x, -log_det(function(x)[1])
+    if not torch.is_grad_enabled():
+        return x, -log_det(function(x)[1])
+    value, jacobian = function(x)
+    x = _moved(x, y, value, jacobian.detach())
+    value, jacobian = function(x)
+    if needs_plain_operations():
+        x = _moved(x, y, value, jacobian)
+        return x, -log_det(function(x)[1])
+    results = x, -log_det(jacobian)
+    # Of the transposed Jacobian, as steps are solved for the other way round.
+    x, ladj = to_second_order(x, results, y - value, lambda v: _solve(jacobian.mT, v))
+    return x, ladj
+
+
+def _moved(x: Tensor, y: Tensor, value: Tensor, jacobian: Tensor) -> Tensor:
+    """A root, with the gradient of a step of Newton's method from it.
+
+    The value stays ``x`` to the last digit; what is added is 0, and carries the gradient alone.
+    """
+    return x + _solve(jacobian, (y - y.detach()) - (value - value.detach()))
 
 
 def contraction_inverse(
@@ -85,7 +101,8 @@ def contraction_inverse(
         rate: Lipschitz constant of ``g``, below 1; it bounds the number of passes.
 
     Returns:
-        The root, with the gradient of the implicit function theorem (of first order).
+        The root, with the gradient of the implicit function theorem, which can't be
+        differentiated again.
 
     Raises:
         NotConvergedError: some finite ``y`` wasn't reached; never raised where operations are
@@ -119,7 +136,7 @@ def contraction_inverse(
     step = change
     for _ in range(most):
         step = change - push(x, step)
-    return x + step
+    return once(x + step, "The inverse of a contraction")
 
 
 def log_det(jacobian: Tensor) -> Tensor:

@@ -6,9 +6,12 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from pyro_flows.ops.derivatives import needs_plain_operations
 
 HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
 NEWTON_STEPS = 2
@@ -55,7 +58,8 @@ def normal_quantile_of_log(log_p: Tensor) -> Tensor:
         log_p: any shape, negative; as low as ``-1e30`` and beyond.
 
     Returns:
-        A tensor of the shape of ``log_p``. The gradient is ``Phi / phi`` (of first order).
+        A tensor of the shape of ``log_p``. The gradient is ``Phi / phi``, of any order (where
+        operations are recorded, of the first three).
 
     Cost: one quantile and two steps of Newton's method on ``log Phi``, which is concave.
 
@@ -73,5 +77,29 @@ def normal_quantile_of_log(log_p: Tensor) -> Tensor:
             value, log_slope = log_normal_cdf(z)
             z = z - (value - goal) * (-log_slope).exp()
         slope = (-log_normal_cdf(z)[1]).exp()
-    # The value stays z; what is added is 0, and carries the gradient.
-    return z + (log_p - log_p.detach()) * slope
+    if not needs_plain_operations():
+        quantile: Tensor = _Quantile.apply(log_p, z, slope)
+        return quantile
+    # The value stays z; what is added is 0, and carries the gradient: with a constant slope that
+    # of first order, and from there that of the third.
+    z = z + (log_p - log_p.detach()) * slope
+    value, log_slope = log_normal_cdf(z)
+    change = (log_p - log_p.detach()) - (value - value.detach())
+    return z + change * (-log_slope).exp()
+
+
+class _Quantile(torch.autograd.Function):
+    """The quantile found, whose slope is a function of itself."""
+
+    @staticmethod
+    def forward(ctx: Any, log_p: Tensor, z: Tensor, slope: Tensor) -> Tensor:
+        z = z.clone()
+        ctx.save_for_backward(z, slope)
+        return z
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        z, slope = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            slope = (-log_normal_cdf(z)[1]).exp()
+        return grad * slope, None, None

@@ -10,9 +10,11 @@ import math
 import torch
 from torch import Tensor
 
+from pyro_flows.ops.tracing import is_recording
+
 
 def powers(x: Tensor, degree: int) -> Tensor:
-    """``1, x, ..., x^degree`` on a new last axis, with right gradients at 0 too.
+    """``1, x, ..., x^degree`` on a new last axis, with right derivatives at 0 too (to second).
 
     Args:
         x: any shape.
@@ -25,6 +27,10 @@ def powers(x: Tensor, degree: int) -> Tensor:
         >>> powers(torch.tensor(2.0), 3).tolist()
         [1.0, 2.0, 4.0, 8.0]
     """
+    if torch.is_grad_enabled() or is_recording():
+        # Moved off 0, by what no other number sees: there the second derivative of torch.pow is
+        # NaN. Derivatives divide by up to the third power.
+        x = x + torch.finfo(x.dtype).tiny ** (1 / 3)
     return x.unsqueeze(-1) ** torch.arange(degree + 1, dtype=x.dtype, device=x.device)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from pyro_flows.ops.derivatives import once
 from pyro_flows.ops.tracing import is_recording
 
 Push = Callable[[Tensor], Tensor]
@@ -45,7 +46,7 @@ def log_det_estimate(
     The gradient is unbiased too, for any weights of the samples: it is that of
     ``v . J (sum_k (-1)^k J^k v)`` with the inner vector held fixed, one product in the graph
     however many terms there are. (Chen et al.'s implementation scales all samples' gradients by
-    the first one's weight.) It is of first order: not to be differentiated twice.
+    the first one's weight.) It can't be differentiated again.
 
     Args:
         push: ``v -> J v`` with ``v`` and ``J v`` of shape ``(*, dim)``.
@@ -80,7 +81,7 @@ def log_det_estimate(
             inner = inner + weight * term
     if torch.is_grad_enabled():
         slope = (noise * push(inner)).sum(-1)
-        value = value + (slope - slope.detach())
+        value = once(value + (slope - slope.detach()), "An estimated log-determinant")
     return value
 
 

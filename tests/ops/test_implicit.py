@@ -6,6 +6,7 @@
 import pytest
 import torch
 
+from pyro_flows.errors import DerivativeError
 from pyro_flows.ops import implicit_fixed_point, solve_by_passes
 
 DIM = 6
@@ -80,10 +81,35 @@ def test_a_bad_start_does_no_harm():
     assert not x.isnan().any()
 
 
+def test_second_derivatives_are_right():
+    """Of both results, against all passes; with passes that stop early."""
+    lower, y = problem()
+    lower = (0.1 * lower).detach().requires_grad_()
+
+    def solved(lower, y):
+        return solve_by_passes(step_of(lower, y), torch.zeros_like(y), DIM)
+
+    def passes(lower, y):
+        x = torch.zeros_like(y)
+        for _ in range(DIM):
+            x, other = step_of(lower, y)(x)
+        return x, other
+
+    along = [torch.randn_like(lower), torch.randn_like(y)]
+    products = []
+    for run in (solved, passes):
+        x, other = run(lower, y)
+        grads = torch.autograd.grad((x**2 * other).sum(), (lower, y), create_graph=True)
+        slope = sum((g * v).sum() for g, v in zip(grads, along, strict=True))
+        products.append(torch.autograd.grad(slope, (lower, y)))
+    for got, expected in zip(*products, strict=True):
+        assert torch.allclose(got, expected, rtol=1e-9, atol=1e-10)
+
+
 def test_differentiable_once():
     a = torch.tensor([0.5], dtype=torch.float64, requires_grad=True)
     x = implicit_fixed_point(lambda x: a * x + 1, torch.tensor([2.0], dtype=torch.float64), 100)
     (gradient,) = torch.autograd.grad(x.sum(), a, create_graph=True)
     assert gradient.item() == pytest.approx(4.0)
-    with pytest.raises(RuntimeError):
+    with pytest.raises(DerivativeError, match="A fixed point expected to be .* at most once"):
         torch.autograd.grad(gradient.sum(), a)

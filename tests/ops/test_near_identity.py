@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 
-from pyro_flows.errors import NotConvergedError
+from pyro_flows.errors import DerivativeError, NotConvergedError
 from pyro_flows.ops import contraction_inverse, log_det, near_identity_inverse
 
 
@@ -93,6 +93,52 @@ def test_contraction_inverse_has_the_implicit_gradient():
         strict=True,
     ):
         assert torch.allclose(got, want, atol=1e-10)
+
+
+def bent(w):
+    def function(x):
+        return x + torch.tanh(x @ w.T), _dense(x, w)
+
+    return function
+
+
+Y = torch.tensor([[0.3, -1.0], [2.0, 0.1]], dtype=torch.float64)
+W = torch.tensor([[0.2, 0.5], [-0.4, 0.1]], dtype=torch.float64)
+
+
+def test_second_derivatives_are_right():
+    y, w = Y.clone().requires_grad_(), W.clone().requires_grad_()
+    assert torch.autograd.gradgradcheck(lambda y, w: near_identity_inverse(bent(w), y), (y, w))
+
+
+def test_second_derivatives_under_functorch():
+    def total(y):
+        x, ladj = near_identity_inverse(bent(W), y)
+        return (x.sin().sum(-1) * ladj).sum()
+
+    exact = torch.autograd.functional.hessian(total, Y)
+    assert torch.allclose(torch.func.hessian(total)(Y), exact, rtol=1e-8)
+
+
+def test_a_contraction_refuses_second_derivatives():
+    def halved(x):
+        return 0.5 * x.sin()
+
+    def along(x, v):
+        return 0.5 * x.cos() * v
+
+    def total(y):
+        return (contraction_inverse(halved, along, y, y, 0.5) ** 2).sum()
+
+    y = Y.clone().requires_grad_()
+    with pytest.raises(DerivativeError, match="expected to be differentiated at most once"):
+        torch.autograd.functional.hessian(total, y)
+    for mode in (torch.func.jacfwd, torch.func.jacrev):
+        with pytest.raises(DerivativeError, match="The inverse of a contraction expected"):
+            mode(torch.func.grad(total))(Y)
+    plain = torch.autograd.grad(total(y), y)[0]
+    for mode in (torch.func.jacfwd, torch.func.jacrev):
+        assert torch.allclose(mode(total)(Y), plain)
 
 
 def _dense(x, w):

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from pyro_flows.errors import NotConvergedError, OptionError, ShapeError
+from pyro_flows.errors import DerivativeError, NotConvergedError, OptionError, ShapeError
 from pyro_flows.testing import check_layer
 from pyro_flows.testing.case import Case
 from pyro_flows.transforms import ContinuousFlow
@@ -142,6 +142,18 @@ def test_stochastic_mode_obeys_the_laws_of_value(dim, context_dim):
         make, dim=dim, context_dim=context_dim, batch_shape=(3,), laws=LAWS_OF_VALUE
     )
     assert left_out == {}
+
+
+def test_the_stochastic_inverse_refuses_second_derivatives():
+    """Forwards the estimate is a plain function of the value, once the noise is drawn."""
+    layer, x = curved(log_det="stochastic", steps=2)
+    x = x[:2]
+    assert torch.autograd.functional.hessian(lambda x: layer(x).square().sum(), x).any()
+    for k in (0, 1):
+        with pytest.raises(DerivativeError, match="expected to be differentiated at most once"):
+            torch.autograd.functional.hessian(
+                lambda y, k=k: layer.inverse_and_ladj(y)[k].square().sum(), x
+            )
 
 
 @pytest.mark.parametrize("direction", ["forward", "inverse"])

@@ -10,7 +10,7 @@ import re
 import pytest
 import torch
 
-from pyro_flows.errors import OptionError, ShapeError
+from pyro_flows.errors import DerivativeError, OptionError, ShapeError
 from pyro_flows.testing import check_layer
 from pyro_flows.testing.case import Case, jacobian
 from pyro_flows.transforms import ContractiveResidual, Planar, Radial, Sylvester
@@ -179,6 +179,22 @@ def test_stochastic_mode_obeys_the_laws_of_value(dim, context_dim):
         make, dim=dim, context_dim=context_dim, batch_shape=(3,), laws=LAWS_OF_VALUE
     )
     assert left_out == {}
+
+
+def test_stochastic_mode_refuses_second_derivatives():
+    """By values and by parameters, in both directions; in exact mode there are some."""
+    layer, x = stochastic(2)
+    x.requires_grad_()
+    weight = layer.net.linears[0].weight
+    for run in (layer.forward_and_ladj, layer.inverse_and_ladj):
+        grads = torch.autograd.grad(run(x)[1].sum(), (x, weight), create_graph=True)
+        for grad in grads:
+            for leaf in (x, weight):
+                with pytest.raises(DerivativeError, match="differentiated at most once"):
+                    torch.autograd.grad(grad.sum(), leaf, retain_graph=True)
+    layer.log_det = "exact"
+    grads = torch.autograd.grad(layer.inverse_and_ladj(x)[1].sum(), (x, weight), create_graph=True)
+    assert torch.autograd.grad(grads[1].sum(), x)[0].any()
 
 
 def stochastic(exact_terms):
