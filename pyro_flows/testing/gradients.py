@@ -8,10 +8,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pyro_flows.errors import DerivativeError
 from pyro_flows.testing.case import Case, Pair, directions, double, in_double
 from pyro_flows.transforms import Layer
 
 NO_PARAMETERS = "the layer has no parameters"
+# Dimensions in which second derivatives are tried: they would show no more in others.
+FEW = 5
 
 
 def parameters_get_gradients(case: Case) -> str | None:
@@ -78,6 +81,72 @@ def gradients_are_right(case: Case) -> None:
             f"The {name}'s gradient along a random direction is {slope:.8g}, but finite "
             f"differences give {differences[best]:.8g}: the relative error is {error:.1e}.",
         )
+
+
+def second_derivatives_are_right(case: Case) -> str | None:
+    """Second derivatives agree with finite differences of first ones, in float64; or are refused.
+
+    Of the log density, by values, context and parameters: the Hessian times one random direction
+    over all of them at once; the better of two steps, as above. A layer that has no second
+    derivatives says so by raising DerivativeError.
+    """
+    if case.dim > FEW:
+        return f"second derivatives are for up to {FEW} dimensions"
+    layer, context = in_double(case.layer()), double(case.context())
+    parameters = [p for p in layer.parameters() if p.numel()]
+    for name, pair in directions(layer, context).items():
+        x = case.values(2, into=name).double()
+        inputs = [x] if context is None else [x, context]
+        leaves = [t.requires_grad_() for t in inputs] + parameters
+        try:
+            got, differences = _hessian_along(case, pair, x, leaves)
+        except DerivativeError as refusal:
+            return str(refusal)
+        size = 1 + got.abs().max()
+        error, best = ((differences - got).abs() / size).amax(-1).min(0)
+        worst = int((differences[best] - got).abs().argmax())
+        case.require(
+            error < 1e-6,
+            f"A second derivative of the {name} along a random direction is {got[worst]:.8g}, but "
+            f"finite differences of the gradient give {differences[best][worst]:.8g}: the "
+            f"relative error is {error:.1e}. If it can't be right, raise DerivativeError.",
+        )
+    return None
+
+
+def _hessian_along(
+    case: Case, pair: Pair, x: Tensor, leaves: list[Tensor]
+) -> tuple[Tensor, Tensor]:
+    """The Hessian by all leaves times a direction, and two approximations of it."""
+    generator = torch.Generator(device="cpu").manual_seed(6000 + case.seed)
+    shapes = [leaf.shape for leaf in leaves]
+    weights, *direction = (
+        torch.randn(shape, generator=generator, dtype=torch.float64)
+        for shape in (x.shape[:-1], *shapes)
+    )
+
+    def gradient(step: float = 0.0, *, again: bool = False) -> Tensor:
+        with torch.no_grad():
+            for leaf, d in zip(leaves, direction, strict=True):
+                leaf.add_(step * d)
+        total = (weights * _score(pair, x)).sum()
+        return _flat(_gradients(total, leaves, again=again))
+
+    slope = (gradient(again=True) * _flat(tuple(direction))).sum()
+    got = _flat(_gradients(slope, leaves))
+    differences = []
+    for h in (1e-5, 1e-6):
+        change = gradient(h) - gradient(-2 * h)
+        gradient(h)
+        differences.append(change / (2 * h))
+    return got, torch.stack(differences)
+
+
+def _gradients(total: Tensor, leaves: list[Tensor], *, again: bool = False) -> tuple[Tensor, ...]:
+    """Zeros where there is none; to be differentiated ``again`` or not."""
+    return torch.autograd.grad(
+        total, leaves, create_graph=again, allow_unused=True, materialize_grads=True
+    )
 
 
 def weighted_gradients(case: Case) -> str | None:

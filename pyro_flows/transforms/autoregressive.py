@@ -59,8 +59,9 @@ class Autoregressive(Layer):
     ``x <- univariate.inverse(y; conditioner(x))``, exact after as many as the graph is deep; they
     stop as soon as nothing moves, typically after 5 to 15. So it is for small batches, where steps
     would cost more than passes. Gradients through the passes are implicit: they take two more
-    passes, the memory of two, and about as many vector-Jacobian products as there were passes;
-    through steps they are plain. Where operations are recorded passes aren't counted but made.
+    passes, the memory of two, and about as many vector-Jacobian products as there were passes (for
+    second derivatives as many as the graph is deep); through steps they are plain. Where
+    operations are recorded passes aren't counted but made.
 
     Sampling is the quick direction (IAF); ``layer.inv``, a layer too, scores quickly (MAF). Choose
     the first for guides, the second for density estimation; a coupling is quick both ways, but

@@ -66,11 +66,13 @@ class ContinuousFlow(Layer):
         OptionError: no such solver or mode, or no step.
         ImportError: torchdiffeq is not installed, when an adaptive solver is called.
         NotConvergedError: by the inverse, where a step folds space.
+        DerivativeError: by a second derivative of the inverse in stochastic mode.
 
     Cost: ``rk4`` evaluates the field 4 times a step forward, with ``dim`` tangents each time, and
     a determinant of O(dim^3) a step. The inverse costs about 4 times as much: 3 or 4 evaluations
-    of each step; its gradient is that of the implicit function theorem (of first order).
-    Stochastic: one tangent, no determinant; the inverse then iterates each step's fixed point.
+    of each step; its gradient is that of the implicit function theorem, right to second order.
+    Stochastic: one tangent, no determinant; the inverse then iterates each step's fixed point, and
+    refuses second derivatives.
 
     When: with :meth:`flow_matching_loss`, which trains on data without solving anything; smooth
     densities without any preferred order of coordinates. Slow to score and to sample.

@@ -14,9 +14,11 @@ import torch
 from torch import nn
 
 from pyro_flows.testing import LAWS, check_layer
+from pyro_flows.testing.gradients import FEW
 from pyro_flows.transforms import (
     AffineCoupling,
     CholeskyAffine,
+    ContractiveResidual,
     Elementwise,
     Layer,
     Permute,
@@ -90,6 +92,8 @@ def test_laws_hold(setting):
     allowed = set(entry.left_out)
     if setting[1] > 2:
         allowed |= QUADRATURE
+    if setting[1] > FEW:
+        allowed |= {"second_derivatives_are_right"}
     if not any(p.numel() for p in entry.make(setting[1], setting[2]).parameters()):
         allowed |= NEED_PARAMETERS
     assert set(left_out) <= allowed, left_out
@@ -217,6 +221,15 @@ class Detached(Scale):
         return y, ladj.detach()
 
 
+class FirstOrder(Scale):
+    """The scale's gradient is right, and that of the gradient is not."""
+
+    def forward_and_ladj(self, x, context=None):
+        y, ladj = super().forward_and_ladj(x, context)
+        scale = self.s.detach().exp()
+        return x * (scale + scale * (self.s - self.s.detach())), ladj
+
+
 class UniformWeights(Scale):
     """The log-determinant's gradient assumes that all samples weigh the same."""
 
@@ -312,6 +325,7 @@ BREAKS = {
     AsksForParameters: "copies_are_faithful",
     Unused: "parameters_get_gradients",
     Detached: "gradients_are_right",
+    FirstOrder: "second_derivatives_are_right",
     UniformWeights: "weighted_gradients",
     Whitens: "ignores_batch_mates",
     Caches: "never_stale",
@@ -398,6 +412,17 @@ def test_left_out_laws_have_reasons():
         "never_stale": "the layer has no parameters; changes of the data are tested",
         "starts_at_identity": "a permutation is what it is from the start",
     }
+
+
+def test_a_layer_without_second_derivatives_has_to_say_so():
+    left_out = check_layer(
+        lambda dim, c: ContractiveResidual(dim, c, log_det="stochastic"),
+        dim=2,
+        laws=["second_derivatives_are_right"],
+    )
+    assert left_out["second_derivatives_are_right"].startswith(
+        "An estimated log-determinant expected to be differentiated at most once, but got"
+    )
 
 
 def test_check_layer_leaves_the_random_state_alone():

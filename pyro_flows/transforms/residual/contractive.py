@@ -41,12 +41,14 @@ class ContractiveResidual(Layer):
     Raises:
         OptionError: the bound is not in (0, 1), or there is no such mode.
         NotConvergedError: by the inverse, if NaN or infinite weights make ``g`` no contraction.
+        DerivativeError: by a second derivative in stochastic mode.
 
     Cost: exact: ``1 + dim`` passes forward (one batched) and O(dim^3); the inverse is Newton's
     method guarded by the fixed-point iteration, usually 4 to 8 such evaluations. Stochastic: about
     ``exact_terms + 10`` passes forward; the inverse iterates ``x = y - g(x)``, whose error shrinks
     by ``lipschitz`` or more a pass, and its gradient by as many passes more. Gradients of the
-    inverse are those of the implicit function theorem (of first order).
+    inverse are those of the implicit function theorem; in exact mode they can be differentiated
+    again, in stochastic mode that is refused in both directions.
 
     The stochastic mode draws from torch's global generator in every call, whether in ``train()``
     or ``eval()``: two calls differ, and so do Pyro's log densities. Their mean, and that of their

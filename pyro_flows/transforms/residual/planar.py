@@ -39,7 +39,7 @@ class Planar(Layer):
 
     Cost: O(dim) forward. The inverse is the root of one increasing function of the one number
     ``w . x + b``, found in about 5 to 10 evaluations of O(1) a value, so any value can be scored;
-    its gradient is that of the implicit function theorem (of first order).
+    its gradient is that of the implicit function theorem, right to second order.
 
     When: cheap variational posteriors in few dimensions, and comparisons with the literature;
     couplings and splines say more per parameter.

@@ -40,7 +40,7 @@ class Sylvester(Layer):
     Cost: O(dim rank^2) forward, for the reflections, and O(dim rank) per value beyond. The inverse
     solves ``rank`` increasing equations in one unknown after another, from the last coordinate of
     ``Q^T x`` to the first, so any value can be scored; its gradient is that of the implicit
-    function theorem (of first order).
+    function theorem, right to second order.
 
     When: a stronger planar layer, mostly for amortised posteriors.
 
