@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pyro.distributions as dist
@@ -38,7 +38,9 @@ class Flow(nn.Module):
     Shapes: the distribution has that event shape and the batch shape of the context.
 
     Cost: ``rsample`` is one forward pass of the layers, which scores the draw on the way;
-    ``log_prob`` of other values is one inverse pass.
+    ``log_prob`` of other values is one inverse pass. ``torch.compile(fullgraph=True)`` takes both;
+    in what is compiled a draw's score is an inverse pass too, unless it is drawn by
+    ``rsample_and_log_prob``.
 
     A distribution shares the flow's parameters: make a new one (``flow()``) after they change.
 
@@ -163,7 +165,10 @@ class FlowDistribution(dist.TorchDistribution):
 
     Pyro calls ``rsample`` and then ``log_prob`` of that very value. This object keeps the last
     (value, log q) pair, so that the second call costs nothing; the pair is used only for the same
-    tensor, unchanged in place, under the same gradient mode, and is lost on copying and pickling.
+    tensor, under the same gradient mode, while it, the context and the layers' parameters are
+    unchanged in place (changes by ``.data`` aren't seen), and is lost on copying and pickling.
+    Under ``torch.inference_mode()``, where changes aren't counted, and in what is compiled,
+    nothing is kept.
     """
 
     arg_constraints: dict[str, Any] = {}
@@ -182,7 +187,7 @@ class FlowDistribution(dist.TorchDistribution):
         self.base, self.transform, self.context = base.expand(batch_shape), transform, context
         # An attribute, as Pyro's `has_rsample_(False)` sets it.
         self.has_rsample = bool(base.has_rsample)
-        self._memo: tuple[Tensor, int, bool, Tensor] | None = None
+        self._memo: tuple[list[Tensor], int | None, bool, Tensor] | None = None
         event_shape = event_size(event_shape, transform.dim)
         super().__init__(batch_shape, event_shape, validate_args=False)
 
@@ -232,7 +237,14 @@ class FlowDistribution(dist.TorchDistribution):
         return log_prob
 
     def _keep(self, value: Tensor, log_prob: Tensor) -> Tensor:
-        self._memo = (value, value._version, torch.is_grad_enabled(), log_prob)
+        if torch.compiler.is_compiling():
+            return value
+        watched = [value, *_parameters(self.transform)]
+        if self.context is not None:
+            watched.append(self.context)
+        changes = _changes(watched)
+        keep = changes is not None
+        self._memo = (watched, changes, torch.is_grad_enabled(), log_prob) if keep else None
         return value
 
     def rsample(self, sample_shape: torch.Size | Sequence[int] = torch.Size()) -> Tensor:
@@ -254,9 +266,10 @@ class FlowDistribution(dist.TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log density; one inverse pass, or none for the value that was just drawn here."""
-        if self._memo is not None:
-            kept, version, grad, log_prob = self._memo
-            if value is kept and value._version == version and grad == torch.is_grad_enabled():
+        if self._memo is not None and not torch.compiler.is_compiling():
+            watched, changes, grad, log_prob = self._memo
+            same = value is watched[0] and grad == torch.is_grad_enabled()
+            if same and _changes(watched) == changes:
                 return log_prob
         self._check_dtype(value)
         vector = flattened(value, self.event_shape)
@@ -265,7 +278,7 @@ class FlowDistribution(dist.TorchDistribution):
 
     def _check_dtype(self, value: Tensor) -> None:
         """Raise where a matrix product of the layers would, but say what to do."""
-        parameter = next(self.transform.parameters(), None)
+        parameter = next(_parameters(self.transform), None)
         if parameter is not None and value.dtype != parameter.dtype:
             name = str(parameter.dtype).removeprefix("torch.")
             raise DtypeError(
@@ -293,3 +306,20 @@ class FlowDistribution(dist.TorchDistribution):
     def __repr__(self) -> str:
         shapes = f"batch_shape: {tuple(self.batch_shape)}, event_shape: {tuple(self.event_shape)}"
         return f"FlowDistribution({shapes})"
+
+
+def _parameters(module: nn.Module) -> Iterator[Tensor]:
+    """As ``parameters()``, which is slow for one small step and can't be compiled."""
+    ahead = [module]
+    while ahead:
+        module = ahead.pop()
+        yield from (p for p in module._parameters.values() if p is not None)
+        ahead += [m for m in module._modules.values() if m is not None]
+
+
+def _changes(tensors: list[Tensor]) -> int | None:
+    """How often they were changed in place, together; None if one of them doesn't count."""
+    try:
+        return sum([tensor._version for tensor in tensors])
+    except RuntimeError:  # one was made in inference mode
+        return None

@@ -188,6 +188,57 @@ def test_kept_score_is_not_used_after_an_in_place_change(monkeypatch):
     assert calls.inverse == 2
 
 
+@pytest.mark.parametrize("change", ["optimiser", "state_dict", "context"])
+def test_kept_score_is_not_used_after_a_change_of_parameters_or_context(change, monkeypatch):
+    flow, context = make(context_dim=2), torch.randn(2)
+    d = flow(context)
+    value = d.rsample()
+    before = d.log_prob(value).detach()
+    if change == "optimiser":
+        (-d.log_prob(value)).backward()
+        torch.optim.SGD(flow.parameters(), lr=0.1).step()
+    elif change == "state_dict":
+        flow.load_state_dict(make(context_dim=2).state_dict())
+    else:
+        context.add_(1.0)
+    calls = Counter(flow, monkeypatch)
+    after = d.log_prob(value).detach()
+    assert calls.inverse == 1
+    assert torch.allclose(after, flow.log_prob(value.detach(), context))
+    assert not torch.allclose(after, before)
+
+
+@pytest.mark.parametrize("draw", ["sample", "rsample"])
+def test_inference_mode(draw):
+    flow = make(context_dim=2)
+    with torch.inference_mode():
+        d = flow(torch.zeros(2))
+        value = getattr(d, draw)((5,))
+        log_prob = d.log_prob(value)
+        site = pyro.sample("z", flow(torch.zeros(2)))
+        within = flow.log_prob(value, torch.zeros(2))
+    assert value.is_inference()
+    assert site.shape == (3,)
+    assert torch.allclose(log_prob, within)
+    assert torch.allclose(log_prob, flow.log_prob(value.clone(), torch.zeros(2)))
+    assert d._memo is None
+
+
+def test_inference_mode_of_the_parts():
+    """A flow built, or a context made, in inference mode is used outside; and the reverse."""
+    with torch.inference_mode():
+        built, context = make(context_dim=2), torch.zeros(2)
+    d = built(torch.zeros(2))
+    with torch.no_grad():
+        assert d.log_prob(d.sample((5,))).isfinite().all()
+        d = make(context_dim=2)(context)
+        assert d.log_prob(d.sample((5,))).isfinite().all()
+    d = make()()
+    value = d.sample((5,))
+    with torch.inference_mode():
+        assert torch.allclose(d.log_prob(value), copy.deepcopy(d).log_prob(value))
+
+
 @pytest.mark.parametrize("first", [True, False])
 def test_kept_score_is_not_used_under_another_gradient_mode(first, monkeypatch):
     flow = make()
@@ -249,6 +300,25 @@ def test_compile():
     flow, value = make(), torch.randn(4, 3)
     compiled = torch.compile(flow.log_prob, fullgraph=True, backend="aot_eager")
     assert torch.allclose(compiled(value), flow.log_prob(value))
+
+
+def test_a_whole_flow_compiles():
+    """Construction of the distribution, draws and scores; also when it has a kept score."""
+    flow = randomise(Flow([AffineCoupling(3, hidden_dims=(8,)), CholeskyAffine(3)]))
+    value, kept = torch.randn(4, 3), flow()
+    own = kept.sample((4,))
+    torch._dynamo.reset()
+
+    def everything(value, own):
+        d = flow()
+        draw = d.rsample((2,))
+        return flow.log_prob(value), kept.log_prob(own), d.log_prob(draw), flow.log_prob(draw)
+
+    compiled = torch.compile(everything, fullgraph=True, backend="eager")
+    given, again, score, expected = compiled(value, own)
+    assert torch.allclose(given, flow.log_prob(value))
+    assert torch.allclose(again, flow.log_prob(own))
+    assert torch.allclose(score, expected)
 
 
 def test_vmap():

@@ -284,3 +284,17 @@ def test_errors():
         make()(torch.zeros(4, 2))
     with pytest.raises(DataError, match="one at least for each group"):
         FlowMixture([at(0.0), at(1.0)]).initialize(torch.zeros(1, 1))
+
+
+@pytest.mark.parametrize("alike", [True, False])
+def test_inference_mode(alike):
+    mixture = FlowMixture([at(2.0, -1.0), at(0.0, 1.0)]) if alike else make()
+    with torch.inference_mode():
+        value = mixture().sample((5,))
+        log_prob = mixture().log_prob(value)
+        values, _ = mixture().rsample_components((5,))
+        site = pyro.sample("z", mixture())
+    assert value.is_inference()
+    assert site.shape == (2,)
+    assert values.shape[1:] == (5, 2)
+    assert torch.allclose(log_prob, mixture.log_prob(value.clone()))

@@ -1076,3 +1076,25 @@ def test_data_plate_may_be_subsampled():
 def test_partials_of_the_class_serve_as_guide_factories():
     factory = functools.partial(AutoFlow, init_loc_fn=init_to_mean, flow="nsf")
     assert torch.isfinite(torch.tensor(Trace_ELBO().loss(funnel, factory(funnel))))
+
+
+@pytest.mark.parametrize("parallel", [True, False])
+def test_inference_mode(parallel):
+    """Predictions from a trained guide need no gradients."""
+
+    def model():
+        loc = pyro.sample("loc", dist.Normal(0.0, 1.0))
+        scale = pyro.sample("scale", dist.LogNormal(0.0, 1.0))
+        with pyro.plate("data", 4):
+            pyro.sample("y", dist.Normal(loc, scale), obs=torch.ones(4))
+
+    guide = AutoFlow(model)
+    SVI(model, guide, ClippedAdam({"lr": 1e-3}), Trace_ELBO()).step()
+    with torch.inference_mode():
+        one, many = guide(), guide.sample_posterior(5)
+        predicted = Predictive(model, guide=guide, num_samples=3, parallel=parallel)()
+    assert one["scale"] > 0
+    assert many["loc"].shape == (5,)
+    assert predicted["loc"].flatten().shape == (3,)
+    assert one["loc"].is_inference()
+    SVI(model, guide, ClippedAdam({"lr": 1e-3}), Trace_ELBO()).step()
