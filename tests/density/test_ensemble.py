@@ -13,11 +13,13 @@ from pyro_flows.density.fitting import Budget
 from pyro_flows.distributions import FlowMixture
 
 
-@pytest.fixture(autouse=True)
-def short_cycles(monkeypatch):
+@pytest.fixture(autouse=True, scope="module")
+def short_cycles():
     """Cycles of 60, 120, 240, ... steps, so that a test sees three of them."""
-    monkeypatch.setattr(Budget, "FIRST_STEPS", 60)
-    monkeypatch.setattr(Budget, "FIRST_EPOCHS", 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Budget, "FIRST_STEPS", 60)
+        patch.setattr(Budget, "FIRST_EPOCHS", 1)
+        yield
 
 
 def rows(n=2000):
@@ -26,8 +28,8 @@ def rows(n=2000):
     return np.stack([x[:, 0], np.sin(3 * x[:, 0]) + 0.1 * x[:, 1]], 1)
 
 
-@pytest.fixture
-def fit():
+@pytest.fixture(scope="module")
+def fit(short_cycles):
     density = FlowDensity(
         "realnvp", components=(1, 5), batch_size=128, max_epochs=40, progress=False
     )
