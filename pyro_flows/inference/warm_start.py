@@ -157,6 +157,10 @@ def find_start(log_joint: LogJoint, guide: AutoFlow) -> Start:
     weighty = modes.weighty[:MOST_MODES]
     refined, more = refine(log_joint, weighty, paths)
     best.gradients += spent + more
+    if refined and refined[0].elbo > best.elbo:  # the first search had missed the best place
+        top = refined[0]
+        best.loc, best.scale_tril, best.elbo = top.loc, top.scale_tril, top.elbo
+        guide.affine.set(best.loc, best.scale_tril)
     best.places = merge([_places(refined, best.loc), weighty])
     best.mixture = find_mixture(log_joint, best, weighty, refined)
     if best.mixture is not None:

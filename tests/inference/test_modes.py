@@ -4,6 +4,7 @@
 """Further modes are found, weighed, fitted, and missed ones are told."""
 
 import copy
+import importlib
 import math
 
 import pyro
@@ -111,6 +112,22 @@ class TestMixture:
         with seeded(0):
             assert find_start(log_joint, guide).mixture is None
         assert guide.modes == 1
+
+    def test_a_heavier_mode_found_later_takes_the_place_of_the_first(self, monkeypatch):
+        light = torch.tensor([6.0, 6.0], dtype=torch.float64)
+
+        def model():
+            z = pyro.sample("z", dist.ImproperUniform(constraints.real, (), (2,)))
+            far = -0.5 * (z.double() - light).square().sum(-1) + math.log(1e-4)
+            pyro.factor("both", torch.logaddexp(-0.5 * (z.double() + light).square().sum(-1), far))
+
+        module = importlib.import_module("pyro_flows.inference.warm_start")
+        monkeypatch.setattr(module, "_starts", lambda log_joint, plain: light[None] + 0.1)
+        log_joint, guide = log_joint_of(model)
+        with seeded(0):
+            start = find_start(log_joint, guide)
+        assert start.mixture is None
+        torch.testing.assert_close(guide.affine.loc.detach(), -light, atol=0.05, rtol=0)
 
 
 class TestGuide:
