@@ -172,3 +172,38 @@ def test_meets() -> None:
     assert not scoring.meets(0.019, 0.001, 0.02)
     assert scoring.meets(0.02, None, 0.02)
     assert not scoring.meets(None, None, 0.02)
+
+
+def test_tail_index_of_students_t() -> None:
+    rng = np.random.default_rng(0)
+    for df in (1.0, 2.0, 4.0):
+        assert scoring.tail_index(rng.standard_t(df, 100_000)) == pytest.approx(1 / df, abs=0.12)
+    assert scoring.tail_index(rng.standard_normal(100_000)) < 0.15
+
+
+def test_evidence_error_is_that_of_its_batches() -> None:
+    log_p, log_q = _lognormal(0.05)
+    # sd of the weights over sqrt(2000), and the mean of a half-normal.
+    expected = math.sqrt((math.exp(0.1) - 1) / 2000) * math.sqrt(2 / math.pi)
+    error = scoring.evidence_error(log_p - log_q, -7.0)
+    assert error == pytest.approx(expected, rel=0.3)
+
+
+@pytest.mark.parametrize(
+    ("errors", "truth"),
+    [
+        ({}, "unknown"),
+        ({"mean": None, "log_z": math.nan}, "unknown"),
+        ({"mean": 0.05, "quantile": 0.04}, "right"),
+        ({"mean": -0.15}, "grey"),
+        ({"mean": 0.05, "log_z": -0.2}, "wrong"),
+        ({"modes": 0.11}, "wrong"),
+    ],
+)
+def test_truth(errors: dict[str, float | None], truth: str) -> None:
+    assert scoring.judge_truth(errors) == truth
+
+
+def test_total_variation() -> None:
+    assert scoring.total_variation([0.5, 0.5], [0.5, 0.5]) == 0
+    assert scoring.total_variation([1.0, 0.0], [0.0, 1.0]) == 1

@@ -1,0 +1,92 @@
+# Copyright Contributors to the pyro_flows project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Errors of draws are none for the reference itself, and seen where there are some."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from . import synthetic, traps
+from .errors import errors
+from .fits import pyro_guide
+from .tables import read, table
+
+
+@pytest.fixture(scope="module")
+def mixture():
+    return traps.targets()["mixture_90_10_opaque"]
+
+
+def test_the_reference_has_no_error(mixture):
+    found = errors(mixture, mixture.reference())
+    assert found["met"]
+    assert found["mean"] == found["log_sd"] == 0
+    assert found["quantile"] < 1e-3
+    assert found["modes"] < 0.01
+
+
+def test_one_mode_of_two(mixture):
+    sites = {name: torch.as_tensor(value) for name, value in mixture.reference().items()}
+    z = mixture.unconstrain(sites)
+    one = {name: value[mixture.modes.assign(z) == 0] for name, value in sites.items()}
+    found = errors(mixture, one)
+    assert found["modes"] == pytest.approx(0.1, abs=0.01)
+    assert not found["met"]
+
+
+def test_moments_that_do_not_exist_are_not_judged():
+    target = traps.targets()["cauchy_opaque"]
+    found = errors(target, target.reference())
+    assert found["mean"] is None
+    assert found["log_sd"] is None
+    assert found["met"]
+    assert found["quantile"] < 1e-3
+
+
+def test_pyros_guides_are_trained_on_the_target(monkeypatch):
+    from pyro.infer.autoguide import AutoMultivariateNormal
+
+    from . import fits
+
+    monkeypatch.setattr(fits, "STEPS", 400)
+    target = synthetic.targets()["banana_opaque"]
+    fit = pyro_guide(AutoMultivariateNormal, target, 0)
+    z, log_p, log_q = fit.sample(50, 1)
+    assert z.shape == (50, 2)
+    torch.testing.assert_close(torch.as_tensor(log_p), target.log_joint(torch.as_tensor(z)))
+    assert (log_p - log_q).mean() > -10
+    assert set(fit.draws(7)) == {"z"}
+
+
+def test_rows_are_read_once_and_shown(tmp_path: Path):
+    row = {
+        "guide": "flow",
+        "target": "t",
+        "seed": 0,
+        "group": "g",
+        "d": 2,
+        "gap": 0.5,
+        "gap_se": 0.1,
+        "judged": "gap_known",
+        "share": 0.9,
+        "khat": 0.3,
+        "khat_applicable": True,
+        "evidence_error": 0.01,
+        "seconds": 1.0,
+        "gradients": 10,
+        "status": "reliable",
+        "truth": "right",
+        "delivered_errors": {"mean": 0.1, "quantile": 0.01, "modes": None, "met": True},
+    }
+    file = tmp_path / "rows.jsonl"
+    file.write_text("\n".join(json.dumps(row | {"gap": gap}) for gap in (9.0, 0.5)))
+    rows = read([file, tmp_path / "none.jsonl"])
+    assert [r["gap"] for r in rows] == [0.5]
+    shown = table([*rows, {"guide": "flow", "target": "broken", "seed": 0, "error": "x"}])
+    assert "| t | 2 | 1 | 0.7000 | gap_known | 0.900 | 0.30 |" in shown
+    assert "1 error" in shown
