@@ -90,4 +90,4 @@ def fitted(name):
 def fitted_tails():
     """A fit whose draws are corrected: a Gaussian guide on Student tails."""
     guide = AutoFlow(wide_tails, flow=lambda dim: [CholeskyAffine(dim)])
-    return FlowVI(wide_tails, guide, seed=0, num_steps=30, progress=False).run()
+    return FlowVI(wide_tails, guide, seed=0, num_steps=100, progress=False).run()

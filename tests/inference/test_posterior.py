@@ -170,7 +170,7 @@ class TestSummary:
         table = posterior.summary(decimals=None)
         # The raw draws' spread is the guide's, which is too small.
         assert table.loc["x", "sd"] == pytest.approx(2 * math.sqrt(1.2), rel=0.04)
-        assert posterior.pool.z[:, 0].std() < 2 * math.sqrt(1.2) * 0.993
+        assert posterior.pool.z[:, 0].std() < 2 * math.sqrt(1.2) * 0.985
         assert table.loc["v[0]", "sd"] == pytest.approx(1.0, rel=0.03)
         # The heavy tail is that of x; v has none of its own.
         assert table.loc["x", "khat"] >= table.loc["v[0]", "khat"] >= posterior.khat
