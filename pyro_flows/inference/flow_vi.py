@@ -215,6 +215,8 @@ class FlowVI:
         if start is None or objective.score().gain_over(before)[0] < 0:
             guide.set_state(given)
             log_joint.forget()
+            if start is not None and guide.noncentring is not None:
+                start.places = None  # of other coordinates than the guide has again
         return start
 
     def _train(self, objective: Objective, log_joint: LogJoint) -> Report:

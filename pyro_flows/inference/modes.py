@@ -230,7 +230,8 @@ def missed_mass(
         log_p = log_joint.in_chunks(z)
         log_g = -0.5 * (noise.square().sum(-1) + len(loc) * math.log(2 * math.pi))
         log_g = log_g - torch.linalg.slogdet(scale)[1]
-        out_of_reach = log_p - log_q(z) > log_evidence + MISSED
+        # Where log q is NaN the guide doesn't reach, either.
+        out_of_reach = ~(log_p - log_q(z) <= log_evidence + MISSED)
         mass = torch.where(out_of_reach & torch.isfinite(log_p), log_p - log_g, -math.inf)
         share = torch.logsumexp(mass, 0) - math.log(draws) - log_evidence
         most = max(most, float(share.exp().nan_to_num(0.0)))

@@ -222,6 +222,17 @@ class TestMissedMass:
         with seeded(0):
             assert missed_mass(log_joint, log_three, self.places(), 0.0) == 0.0
 
+    def test_a_guide_that_is_nan_there_misses_it(self):
+        log_joint, _ = log_joint_of(three)
+
+        def log_q(z):
+            near = (z - MEANS[0]).norm(dim=-1) < 7
+            return torch.where(near, self.log_q(0)(z), torch.nan)
+
+        with seeded(0):
+            missed = missed_mass(log_joint, log_q, self.places(), math.log(0.6))
+        assert missed == pytest.approx(0.3 / 0.9, rel=0.05)
+
     def test_the_verdict_says_so(self, monkeypatch):
         """A guide that isn't split: a Gaussian given from outside, which takes the nearest."""
         guide = pyro.infer.autoguide.AutoMultivariateNormal(
