@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from scoring import moment_errors, quantile_errors, tail_index, total_variation
+from scoring import QUANTILES, moment_errors, quantile_errors, tail_index, total_variation
+from torch.distributions import biject_to
 
 from .database import MissingData
 from .target import Moments, Sites, Target
@@ -76,12 +77,10 @@ def _against_moments(target: Target, sites: Sites) -> Row:
     if target.moments is None:
         return {}
     known = target.moments()
+    judged = sites if known.constrained else _unconstrained(target, sites)
     mean, log_sd, met = [], [], True
     for name, centre in known.mean.items():
-        value = sites[name].numpy()
-        if not known.constrained:
-            value = target.unconstrain(sites).numpy()
-        scale = known.sd[name]
+        value, scale = judged[name].numpy(), known.sd[name]
         mean.append(np.abs(value.mean(0) - centre) / scale)
         log_sd.append(np.abs(np.log(value.std(0) / scale)))
         se_mean, se_sd = _errors_of(known, name, len(value))
@@ -92,8 +91,25 @@ def _against_moments(target: Target, sites: Sites) -> Row:
         "mean": float(flat[0].max()),
         "log_sd": float(flat[1].max()),
         "met": met,
+        "quantile": _against_quantiles(known, sites),
         "worst": int(flat[0].argmax()),
     }
+
+
+def _unconstrained(target: Target, sites: Sites) -> Sites:
+    supports = {name: support for name, (support, _) in target.latents.items()}
+    return {name: biject_to(support).inv(sites[name]) for name, support in supports.items()}
+
+
+def _against_quantiles(known: Moments, sites: Sites) -> float | None:
+    if known.quantiles is None:
+        return None
+    levels = np.array(QUANTILES)
+    found = [
+        np.moveaxis((sites[name].numpy() <= at[:, None]).mean(1), 0, -1) - levels
+        for name, at in known.quantiles.items()
+    ]
+    return float(max(np.abs(part).max() for part in found))
 
 
 def _errors_of(known: Moments, name: str, count: int) -> tuple[np.ndarray, np.ndarray]:

@@ -60,7 +60,10 @@ def points(target: Target, count: int) -> Tensor:
         z = torch.randn(count, target.dim, generator=rng, dtype=torch.float64)
     if target.moments is None:
         return z
-    mean = {name: value[None] for name, value in target.moments().mean.items()}
+    known = target.moments()
+    if not known.constrained:
+        return torch.from_numpy(np.hstack([np.ravel(v) for v in known.mean.values()])) + 0.2 * z
+    mean = {name: value[None] for name, value in known.mean.items()}
     return target.unconstrain(mean) + 0.2 * z
 
 

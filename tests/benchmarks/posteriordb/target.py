@@ -36,7 +36,9 @@ class Moments:
         sd: By site.
         mean_se: Standard errors of the means, by site; None where they are exact.
         sd_se: Standard errors of the sds, by site; None where they are exact.
-        constrained: Whether they are those of the sites' own values, or of the unconstrained ones.
+        constrained: Whether they are those of the sites' own values, or of the unconstrained ones,
+            which then have the unconstrained shape.
+        quantiles: Of the sites' own values at ``scoring.QUANTILES``: ``(5, *shape)``, by site.
     """
 
     mean: dict[str, np.ndarray]
@@ -44,6 +46,7 @@ class Moments:
     mean_se: dict[str, np.ndarray] | None = None
     sd_se: dict[str, np.ndarray] | None = None
     constrained: bool = True
+    quantiles: dict[str, np.ndarray] | None = None
 
 
 @dataclass(frozen=True)

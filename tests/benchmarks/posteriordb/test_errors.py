@@ -8,13 +8,19 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
+from scipy import stats
+from scoring import QUANTILES
 
 from . import synthetic, traps
 from .errors import errors
 from .fits import pyro_guide
 from .tables import read, table
+from .target import Moments, Target
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +52,48 @@ def test_moments_that_do_not_exist_are_not_judged():
     assert found["log_sd"] is None
     assert found["met"]
     assert found["quantile"] < 1e-3
+
+
+def _known_by_moments(constrained: bool) -> Target:
+    """One positive site, log-normal, and three real ones, with exact moments and quantiles."""
+    loc, scale = torch.arange(3.0).double(), torch.tensor([1.0, 2.0, 3.0]).double()
+
+    def model() -> None:
+        pyro.sample("x", dist.LogNormal(loc[1], 0.5))
+        pyro.sample("y", dist.Normal(loc, scale).to_event(1))
+
+    normal = stats.norm.ppf(QUANTILES)
+    quantiles = {"x": np.exp(1 + 0.5 * normal), "y": loc.numpy() + np.outer(normal, scale)}
+    mean, sd = {"x": np.array(1.0), "y": loc.numpy()}, {"x": np.array(0.5), "y": scale.numpy()}
+    if constrained:
+        mean["x"], sd["x"] = (np.array(f(s=0.5, scale=np.e)) for f in _LOG_NORMAL)
+    known = Moments(mean, sd, constrained=constrained, quantiles=quantiles)
+    return Target("known", model, moments=lambda: known)
+
+
+_LOG_NORMAL = (stats.lognorm.mean, stats.lognorm.std)
+
+
+@pytest.mark.parametrize("constrained", [False, True])
+def test_moments_are_of_the_scale_they_say(constrained):
+    """Several sites of different shapes, one of them with another unconstrained scale."""
+    target = _known_by_moments(constrained)
+    z = torch.randn(100_000, 4, generator=torch.Generator().manual_seed(0)).double()
+    y = torch.arange(3.0) + z[:, 1:] * torch.tensor([1.0, 2.0, 3.0])
+    right = {"x": (1 + 0.5 * z[:, 0]).exp(), "y": y}
+    found = errors(target, right)
+    assert found["met"]
+    assert max(found["mean"], found["log_sd"]) < 0.02
+    assert found["quantile"] < 0.01
+    # A tenth of an sd on the log scale.
+    found = errors(target, right | {"x": right["x"] * np.exp(0.05)})
+    assert not found["met"]
+    assert found["worst"] == 0
+    assert found["quantile"] == pytest.approx(0.04, abs=0.01)
+    if not constrained:
+        assert found["mean"] == pytest.approx(0.1, abs=0.01)
+    wide = y.mean(0) + 1.2 * (y - y.mean(0))
+    assert errors(target, right | {"y": wide})["log_sd"] == pytest.approx(np.log(1.2), abs=0.01)
 
 
 def test_pyros_guides_are_trained_on_the_target(monkeypatch):

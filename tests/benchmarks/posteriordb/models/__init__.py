@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from ..database import Database
+from ..recorded import recorded
 from ..target import Moments, Target
 from . import dynamics, hierarchical, mixtures, processes, regressions, series
 from .common import Entries, Port
@@ -69,7 +70,7 @@ def _target(database: Database, name: str) -> Target:
         port.args,
         log_z=log_z,
         log_z_se=se,
-        moments=partial(_moments, database, posterior) if port.moments else None,
+        moments=partial(_moments, database, posterior) if port.moments else recorded(name),
         modes=port.modes,
         canonical=port.canonical,
         group=port.group,
