@@ -8,7 +8,7 @@ from pyro_flows._version import __version__
 from pyro_flows.density import FlowDensity
 from pyro_flows.distributions import Flow
 from pyro_flows.guides import AutoFlow
-from pyro_flows.inference import FlowVI, Posterior, warm_start
+from pyro_flows.inference import FlowVI, Posterior, assess, warm_start
 
 __all__ = [
     "AutoFlow",
@@ -17,6 +17,7 @@ __all__ = [
     "FlowVI",
     "Posterior",
     "__version__",
+    "assess",
     "distributions",
     "flows",
     "transforms",

@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from pyro_flows.distributions import Flow
 from pyro_flows.flows.registry import register_flow
-from pyro_flows.flows.stacks import couplings
+from pyro_flows.flows.stacks import couplings, stack_sizes
+from pyro_flows.nn import MLP, pseudo_huber
 from pyro_flows.transforms import Affine, Coupling
 
 # A chain of T states has T levels; a coupling for each would cost more than it helps.
@@ -21,8 +23,8 @@ def default(
     dim: int,
     context_dim: int = 0,
     *,
-    layers: int = 6,
-    hidden_dims: Sequence[int] = (64,),
+    layers: int = 8,
+    hidden_dims: Sequence[int] | None = None,
     levels: Sequence[int] | None = None,
 ) -> Flow:
     """Affine couplings, the last ones along the model's hierarchy; what AutoFlow uses.
@@ -35,18 +37,22 @@ def default(
         dim: number of coordinates.
         context_dim: width of the context.
         layers: number of couplings before those along the hierarchy.
-        hidden_dims: widths of each conditioner's hidden layers.
+        hidden_dims: widths of each conditioner's hidden layers; by default one of twice ``dim``,
+            but from 64 to 256.
         levels: depth of each coordinate in a model's hierarchy.
 
     Example:
         >>> flows.default(3, levels=[0, 1, 1])().rsample((5,)).shape
         torch.Size([5, 3])
     """
+    dim, context_dim, layers = stack_sizes(dim, context_dim, layers)
     univariate = Affine(log_scale_bound=4.0)
-    stack = couplings(dim, univariate, context_dim, layers, hidden_dims)
+    widths = (min(max(2 * dim, 64), 256),) if hidden_dims is None else hidden_dims
+    stack = couplings(dim, univariate, context_dim, layers, widths, activation=pseudo_huber)
+    conditioner = partial(MLP, hidden_dims=widths, activation=pseudo_huber)
     for level in _levels_below_the_top(levels or ()):
         mask = [other == level for other in levels or ()]
-        stack.append(Coupling(dim, univariate, mask, context_dim, hidden_dims))
+        stack.append(Coupling(dim, univariate, mask, context_dim, conditioner=conditioner))
     return Flow(stack)
 
 

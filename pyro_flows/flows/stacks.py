@@ -6,8 +6,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
 
 from pyro_flows.errors import OptionError
+from pyro_flows.nn import MLP
 from pyro_flows.nn.sizes import check_sizes, is_size
 from pyro_flows.ops import alternating_masks
 from pyro_flows.transforms import (
@@ -25,6 +30,7 @@ from pyro_flows.transforms import (
 
 #: What ``linear=`` takes: one of these names, a function of ``dim`` that makes a layer, or None.
 Linear = str | Callable[[int], Layer] | None
+Activation = Callable[[Tensor], Tensor]
 LINEAR: dict[str, Callable[[int], Layer]] = {
     "actnorm": ActNorm,
     "cholesky": CholeskyAffine,
@@ -41,13 +47,15 @@ def couplings(
     layers: int,
     hidden_dims: Sequence[int],
     linear: Linear = None,
+    activation: Activation = torch.tanh,
 ) -> list[Layer]:
     """A stack of couplings whose masks reach every coordinate; elementwise at ``dim=1``."""
     dim, context_dim, layers = stack_sizes(dim, context_dim, layers)
     if dim == 1:
         return [Elementwise(1, univariate, context_dim, hidden_dims)]
+    conditioner = partial(MLP, hidden_dims=hidden_dims, activation=activation)
     stack = [
-        Coupling(dim, univariate, mask, context_dim, hidden_dims)
+        Coupling(dim, univariate, mask, context_dim, conditioner=conditioner)
         for mask in alternating_masks(dim, layers)
     ]
     return interleave(stack, linear)

@@ -3,6 +3,7 @@
 
 """Inference from start to judgement."""
 
+from pyro_flows.inference.assessment import assess
 from pyro_flows.inference.flow_vi import FlowVI
 from pyro_flows.inference.gaussian import Gaussian
 from pyro_flows.inference.objectives import Objective
@@ -16,6 +17,7 @@ __all__ = [
     "Pool",
     "Posterior",
     "Start",
+    "assess",
     "find_gaussian",
     "find_start",
     "warm_start",

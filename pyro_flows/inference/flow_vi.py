@@ -16,27 +16,20 @@ import torch
 from pyro.infer.autoguide.guides import AutoContinuous
 from torch import Tensor
 
-from pyro_flows.diagnostics import ImportanceWeights, importance_weights, judge
 from pyro_flows.diagnostics.verdict import RELIABLE_GAP
 from pyro_flows.errors import GuideError, InfeasibleModelError
 from pyro_flows.guides import AutoFlow, LogJoint, init_to_median_or_feasible, structure
 from pyro_flows.guides.auto_flow import FlowSpec
-from pyro_flows.guides.unpack import coordinate_sites
-from pyro_flows.inference.modes import missed_mass
+from pyro_flows.inference.assessment import elsewhere, examine
 from pyro_flows.inference.objectives import Objective
-from pyro_flows.inference.posterior import Pool, Posterior
+from pyro_flows.inference.posterior import Posterior
 from pyro_flows.inference.randomness import seeded
-from pyro_flows.inference.symmetries import find_symmetries
-from pyro_flows.inference.warm_start import Start, find_modes, find_start
+from pyro_flows.inference.warm_start import Start, find_start
 from pyro_flows.training import Report, Schedule, train
 
-# A pool ten times the draws handed over, so that resampling without replacement has a choice.
-POOL = 40_000
-SLOW_POOL = 2_000
 FIRST_CYCLE = 400
-PARTICLES = 256
-# Of the mass, the share that may lie where the guide doesn't reach.
-LARGEST_MISSED = 0.01
+# Far from the optimum fewer draws do: what is in their way is distance, not noise.
+PARTICLES = (64, 128, 256)
 
 
 class FlowVI:
@@ -54,7 +47,8 @@ class FlowVI:
         seed: all random numbers of the run; the global random state is left as it was.
         num_steps: train exactly this many steps; by default until there is no more gain.
         max_steps: the most steps if ``num_steps`` isn't given.
-        num_particles: draws per step; 256 by default, and half of them in the first cycle.
+        num_particles: draws per step; by default 64 in the first cycle, 128 in the second, 256
+            from then on.
         learning_rate: peak learning rate.
         init_loc_fn: start per site, as in Pyro's autoguides.
         progress: show progress bars.
@@ -81,7 +75,7 @@ class FlowVI:
         flow: FlowSpec = "default",
         seed: int = 0,
         num_steps: int | None = None,
-        max_steps: int = 2000,
+        max_steps: int = 6000,
         num_particles: int | None = None,
         learning_rate: float = 3e-2,
         init_loc_fn: Callable[[dict[str, Any]], Tensor] = init_to_median_or_feasible,
@@ -96,7 +90,7 @@ class FlowVI:
         if num_particles is not None and (not isinstance(num_particles, int) or num_particles < 2):
             raise GuideError(
                 f"FlowVI expected num_particles >= 2, but got {num_particles!r}. Leave it out for "
-                "the default of 256."
+                "the default."
             )
         if not isinstance(seed, int) or seed < 0:
             raise GuideError(
@@ -148,23 +142,17 @@ class FlowVI:
             else:
                 report = self._train(objective, log_joint)
             clock.lap("training")
-            pool = _pool(objective, POOL if log_joint.mode != "sequential" else SLOW_POOL)
-            weights = importance_weights(pool.log_p, pool.log_q)
-            missed = _missed_mass(objective, start, weights)
-            faults = _faults(guide, log_joint, start, report, missed)
-            notes = ["Not checked for further modes."] if missed is None else []
-            if not log_joint.stochastic:
-                z = torch.as_tensor(pool.z[:8]).to(next(guide.parameters()))
-                notes += find_symmetries(log_joint, z)
-            verdict = judge(weights, faults=faults, notes=notes)
+            if start is not None and not isinstance(guide, AutoFlow):
+                start = elsewhere(objective)
+            found = examine(objective, start, report)
             clock.lap("evaluation")
-        gradients = objective.gradients + (start.gradients if start else 0)
+        gradients = objective.gradients + found.gradients + (start.gradients if start else 0)
         return Posterior(
             guide=guide,
             log_joint=log_joint,
-            pool=pool,
-            weights=weights,
-            verdict=verdict,
+            pool=found.pool,
+            weights=found.weights,
+            verdict=found.verdict,
             report=report,
             cost={"gradients": gradients, "seconds": clock.total(), **clock.laps},
             seed=self.seed,
@@ -203,7 +191,8 @@ class FlowVI:
                     "The model's log density is not finite at any of 256 draws of the guide. "
                     "Check supports, scales and data, or start the guide elsewhere (init_loc_fn)."
                 )
-            return find_modes(log_joint, guide._init_loc().detach())
+            loc = guide._init_loc().detach()
+            return Start(loc, torch.eye(len(loc)).to(loc))
         before, given = objective.score(), guide.state()
         try:
             start = find_start(log_joint, guide)
@@ -221,9 +210,9 @@ class FlowVI:
 
     def _train(self, objective: Objective, log_joint: LogJoint) -> Report:
         parameters = [*objective.parameters, *log_joint.parameters.values()]
-        particles = self.num_particles or (16 if log_joint.mode == "sequential" else PARTICLES)
-        # Far from the optimum fewer draws do: what is in their way is distance, not noise.
-        first = self.num_particles or particles // 2
+        particles = PARTICLES if log_joint.mode != "sequential" else (8, 16)
+        if self.num_particles is not None:
+            particles = (self.num_particles,)
         schedule = Schedule(
             cycles=_cycles(self.num_steps, self.max_steps),
             learning_rate=self.learning_rate,
@@ -234,7 +223,7 @@ class FlowVI:
         )
         return train(
             parameters,
-            lambda cycle: objective.gradient(particles if cycle else first),
+            lambda cycle: objective.gradient(particles[min(cycle, len(particles) - 1)]),
             objective.score,
             schedule,
             progress=self.progress,
@@ -273,74 +262,3 @@ def _cycles(num_steps: int | None, max_steps: int) -> list[int]:
     else:
         cycles[-1] += left
     return cycles
-
-
-def _pool(objective: Objective, size: int) -> Pool:
-    parts = [objective.draw(min(size, 4000)) for _ in range(-(-size // 4000))]
-    z, log_p, log_q = (torch.cat(part)[:size] for part in zip(*parts, strict=True))
-    as_numpy = [part.detach().cpu().double().numpy() for part in (z, log_p, log_q)]
-    return Pool(*as_numpy)
-
-
-def _faults(
-    guide: AutoContinuous,
-    log_joint: LogJoint,
-    start: Start | None,
-    report: Report,
-    missed: float | None,
-) -> list[tuple[str, str]]:
-    """What the importance weights can't show: (reason, advice) pairs."""
-    faults = []
-    if start is not None and start.growing is not None:
-        growing = zip(coordinate_sites(guide), start.growing.tolist(), strict=True)
-        sites = ", ".join(dict.fromkeys(f"'{name}'" for name, grows in growing if grows))
-        faults.append(
-            (
-                f"The posterior may be improper: the spread of {sites} keeps growing.",
-                "give those sites a proper prior, or check that the data determine them.",
-            )
-        )
-    if log_joint.stochastic:
-        plates = structure.subsampled_plates(
-            structure.trace_model(guide.model, *log_joint.args, **log_joint.kwargs)
-        )
-        what = (
-            f"plate {', '.join(map(repr, plates))} is subsampled"
-            if plates
-            else ("the model draws random numbers of its own")
-        )
-        faults.append(
-            (
-                f"The log joint is random ({what}), so the guide's draws can't be weighed.",
-                "make the subsample size an argument of the model; fit once more with all data.",
-            )
-        )
-    if missed is not None and missed > LARGEST_MISSED:
-        faults.append(
-            (
-                f"Starts from elsewhere found at least {missed:.1%} of the mass where the guide "
-                "hardly ever draws: modes may be missing.",
-                "another seed; more steps; or break the symmetry of the model (an ordered prior).",
-            )
-        )
-    if report.interrupted and not report.steps:
-        faults.append(("Training was interrupted before its first step.", "run it again."))
-    return faults
-
-
-def _missed_mass(
-    objective: Objective, start: Start | None, weights: ImportanceWeights
-) -> float | None:
-    """The share of the mass at places found by the warm start that the guide doesn't reach.
-
-    Returns:
-        None if it couldn't be looked for.
-    """
-    if start is None or start.places is None or start.growing is not None:
-        return None
-    try:
-        return missed_mass(
-            objective.log_joint, objective.log_q, start.places, weights.log_evidence
-        )
-    except (NotImplementedError, KeyError):  # Pyro's own transforms that have no inverse
-        return None

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -15,8 +16,11 @@ from pyro_flows.guides import LogJoint
 from pyro_flows.inference.newton import lower
 
 NATURAL_STEPS = 200
-# Steps between looks whether it has settled, and the gain between two looks that is none, nats.
-BLOCK, SETTLED = 20, 0.002
+# Steps between looks whether it has settled, the gain between two looks that is none, nats, and
+# the most that is taken for noise.
+BLOCK, SETTLED, NOISE = 20, 0.002, 0.02
+# A Gaussian whose divergence from another is smaller, nats, will be that one.
+NEAR = 0.5
 # No standard deviation of a settled Gaussian grows by this factor from one look to the next.
 STEADY = 1.1
 # A variance of log p - log q that is none: a gap of half of it.
@@ -35,11 +39,12 @@ class Gaussian:
     Attributes:
         loc: shape ``(D,)``.
         scale_tril: Cholesky factor of the covariance, ``(D, D)``.
-        elbo: its ELBO, on a few hundred draws.
+        elbo: its ELBO, on a thousand draws.
         gradients: evaluations of the log joint's gradient spent (a Hessian counts as D).
         growing: coordinates whose spread kept growing: a sign of an improper posterior.
         history: ELBO after each natural-gradient step.
         exact: whether log p - log q is constant but for rounding.
+        given_up: whether it was left half-way, because it would be of no use.
     """
 
     loc: Tensor
@@ -49,6 +54,7 @@ class Gaussian:
     growing: Tensor | None = None
     history: list[float] = field(default_factory=list)
     exact: bool = False
+    given_up: bool = False
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Log density at points ``(P, D)``."""
@@ -57,7 +63,7 @@ class Gaussian:
         return -0.5 * (white.square().sum(0) + z.shape[-1] * math.log(2 * math.pi)) - log_det
 
 
-def elbo_of(log_joint: LogJoint, loc: Tensor, scale: Tensor, draws: int = 256) -> float:
+def elbo_of(log_joint: LogJoint, loc: Tensor, scale: Tensor, draws: int = 1024) -> float:
     """ELBO of a Gaussian on fixed draws, the same for every call; -inf if not finite."""
     return float(elbos_of(log_joint, loc[None], scale[None], draws)[0])
 
@@ -81,18 +87,31 @@ def elbos_of(log_joint: LogJoint, loc: Tensor, scale: Tensor, draws: int) -> Ten
 
 
 @torch.no_grad()
-def natural_gradient(log_joint: LogJoint, start: Gaussian) -> Gaussian:
+def natural_gradient(
+    log_joint: LogJoint,
+    start: Gaussian,
+    *,
+    floor: float = -math.inf,
+    known: Sequence[Gaussian] = (),
+) -> Gaussian:
     """Ascend the ELBO of a Gaussian in its own whitened coordinates, until it settles.
 
     With the sticking-the-landing residual (grad log p + whitened noise), whose noise vanishes
     where the posterior is Gaussian, and the positive-definite retraction of Lin et al. (2020,
     arXiv:2002.10060).
+
+    Args:
+        log_joint: the model's.
+        start: where from.
+        floor: an ELBO below which it is of no use: it is given up when, at the pace of its last
+            steps, it wouldn't get there.
+        known: it is given up, too, when it is about to become one of these.
     """
     loc, scale, dim = start.loc.clone(), start.scale_tril.clone(), len(start.loc)
     particles = max(64, 2 * dim)
     if log_joint.mode == "sequential":
         particles = 16
-    history, spreads, gradients, exact = [], [], 0, False
+    history, spreads, gradients, exact, given_up = [], [], 0, False, False
     steps, step, fast = NATURAL_STEPS, 0, True
     block_spread = scale.norm(dim=-1)
     while step < steps:
@@ -109,7 +128,10 @@ def natural_gradient(log_joint: LogJoint, start: Gaussian) -> Gaussian:
         # log q of each draw, not its mean: where the posterior is Gaussian the noise cancels.
         log_q = -0.5 * noise.square().sum(-1) - scale.diagonal().log().sum()
         ratio = value - log_q + 0.5 * dim * math.log(2 * math.pi)
-        history.append(float(torch.where(finite, ratio, 0.0).sum() / count))
+        inside = bool(finite.any())
+        history.append(
+            float(torch.where(finite, ratio, 0.0).sum() / count) if inside else -math.inf
+        )
         exact = bool(finite.all()) and float(ratio.var()) < EXACT
         if exact:
             break
@@ -126,8 +148,13 @@ def natural_gradient(log_joint: LogJoint, start: Gaussian) -> Gaussian:
         scale = lower((scale @ vectors) * precision.rsqrt())
         step += 1
         if step % BLOCK == 0 and step >= 2 * BLOCK and step < NATURAL_STEPS:
+            here = Gaussian(loc, scale)
+            given_up = _hopeless(history, floor)
+            given_up = given_up or any(divergence(here, one) < NEAR for one in known)
+            if given_up:
+                break
             spread = scale.norm(dim=-1)
-            if bool((spread < STEADY * block_spread).all()) and _settled(history):
+            if bool((spread < STEADY * block_spread).all()) and _settled(history, fast=fast):
                 if not fast:
                     break
                 fast = False
@@ -137,7 +164,9 @@ def natural_gradient(log_joint: LogJoint, start: Gaussian) -> Gaussian:
             # Still growing at the end: look on, to tell a slow start from an improper posterior.
             if step == steps and steps < 3 * NATURAL_STEPS and _grows(spreads).any():
                 steps += NATURAL_STEPS
-    result = Gaussian(loc, scale, gradients=gradients, history=history, exact=exact)
+    result = Gaussian(
+        loc, scale, gradients=gradients, history=history, exact=exact, given_up=given_up
+    )
     if step < NATURAL_STEPS:
         return result
     # What grows without end stops where the floating type does, so its size counts too.
@@ -146,12 +175,39 @@ def natural_gradient(log_joint: LogJoint, start: Gaussian) -> Gaussian:
     return result
 
 
-def _settled(history: list[float]) -> bool:
+def divergence(one: Gaussian, other: Gaussian) -> float:
+    """The Kullback-Leibler divergence of one Gaussian from another, nats."""
+    scale = torch.linalg.solve_triangular(other.scale_tril, one.scale_tril, upper=False)
+    step = torch.linalg.solve_triangular(
+        other.scale_tril, (one.loc - other.loc)[:, None], upper=False
+    )
+    log_det = scale.diagonal().log().sum()
+    return float(0.5 * (scale.square().sum() + step.square().sum() - len(step)) - log_det)
+
+
+def _settled(history: list[float], *, fast: bool) -> bool:
     """Whether the last block gained nothing to speak of, or nothing that is told from noise."""
-    every = torch.tensor(history[-2 * BLOCK :], dtype=torch.float64)
-    before, last = every.chunk(2)
-    error = math.sqrt(float(before.var() + last.var()) / BLOCK)
-    return float(last.mean() - before.mean()) < max(SETTLED, error)
+    gain, error, _ = _pace(history)
+    return gain < max(SETTLED, error if fast else min(error, NOISE))
+
+
+def _hopeless(history: list[float], floor: float) -> bool:
+    """Whether so much as the last block gained in every block left wouldn't do."""
+    gain, error, last = _pace(history)
+    left = (NATURAL_STEPS - len(history)) / BLOCK
+    return last + left * (max(gain, 0.0) + 2 * error) < floor
+
+
+def _pace(history: list[float]) -> tuple[float, float, float]:
+    """What the last block gained on the one before, the error of it, and where it is."""
+    blocks = torch.tensor(history[-2 * BLOCK :], dtype=torch.float64).chunk(2)
+    before, last = (block[torch.isfinite(block)] for block in blocks)
+    if len(last) < 2:
+        return 0.0, 0.0, -math.inf
+    if len(before) < 2:
+        return math.inf, 0.0, float(last.mean())
+    error = math.sqrt(float(before.var() / len(before) + last.var() / len(last)))
+    return float(last.mean() - before.mean()), error, float(last.mean())
 
 
 def _grows(spreads: list[Tensor]) -> Tensor:

@@ -28,8 +28,8 @@ NEAREST, FARTHEST = 3.0, 100.0
 # Modes closer than this, in standard deviations of either, are one.
 SAME = 0.5
 # An end of a path at no maximum is tried where log p is so much higher than known Gaussians tell;
-# so many at most.
-SURPRISING, MOST_TRIES = 5.0, 8
+# so many at most, and so many in a row that come to nothing new.
+SURPRISING, MOST_TRIES, MOST_VAIN = 5.0, 8, 4
 # What weighs less than this beside the heaviest is left out of a guide.
 LIGHT = math.log(1e-3)
 MOST_MODES = 64
@@ -164,16 +164,22 @@ def refine(
     ends = [(loc, scale, False) for loc, scale in zip(modes.locs, modes.scales, strict=True)]
     for path in paths:
         ends += [(*pair, True) for pair in zip(path.stuck, path.stuck_scales, strict=True)]
+    gradients, vain = sum(gaussian.gradients for gaussian in found), 0
     for _ in range(MOST_TRIES):
         surprise = _surprise(log_joint, torch.stack([end[0] for end in ends]), found)
         top = int(surprise.argmax())
         if not float(surprise[top]) > SURPRISING:
             break
         loc, scale, climbs = ends.pop(top)
-        found.append(_refined(log_joint, loc, scale, climbs=climbs))
-        if not ends:
+        floor = max(gaussian.elbo for gaussian in found) + LIGHT
+        made = _refined(log_joint, loc, scale, floor, found, climbs=climbs)
+        gradients += made.gradients
+        useful = not made.given_up and made.elbo > floor
+        vain = 0 if useful else vain + 1
+        if useful:
+            found.append(made)
+        if not ends or vain == MOST_VAIN:
             break
-    gradients = sum(gaussian.gradients for gaussian in found)
     found.sort(key=lambda gaussian: -gaussian.elbo)
     kept: list[Gaussian] = []
     for one in found:
@@ -182,10 +188,18 @@ def refine(
     return kept, gradients
 
 
-def _refined(log_joint: LogJoint, loc: Tensor, scale: Tensor, *, climbs: bool = True) -> Gaussian:
+def _refined(
+    log_joint: LogJoint,
+    loc: Tensor,
+    scale: Tensor,
+    floor: float = -math.inf,
+    known: Sequence[Gaussian] = (),
+    *,
+    climbs: bool = True,
+) -> Gaussian:
     made = Gaussian(loc, lower(scale))
     if climbs:
-        made = natural_gradient(log_joint, made)
+        made = natural_gradient(log_joint, made, floor=floor, known=known)
     made.elbo = elbo_of(log_joint, made.loc, made.scale_tril)
     return made
 

@@ -69,7 +69,7 @@ def climb(log_joint: LogJoint, z: Tensor) -> Climb:
             value, gradient, hessian = log_joint.value_grad_hessian(here)
         except (RuntimeError, NotImplementedError):  # an operation without second derivatives
             break
-        gradients += len(here) * (dim + 1 + len(STEP_SIZES))
+        gradients += len(here) * (dim + 1)
         scale, direction, positive, log_det = precondition(-hessian, gradient)
         ok = torch.isfinite(value) & torch.isfinite(direction).all(-1)
         ok = ok & torch.isfinite(scale).flatten(1).all(-1)

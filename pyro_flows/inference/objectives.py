@@ -22,6 +22,9 @@ from pyro_flows.distributions import (
 from pyro_flows.guides import AutoFlow, LogJoint, structure
 from pyro_flows.training import Score
 
+# The share of draws outside the support from which on its edges are to be minded.
+OUTSIDE = 0.01
+
 
 class Objective:
     """The ELBO of a guide against a log joint: its gradient in training, its value held out.
@@ -29,7 +32,8 @@ class Objective:
     For an ``AutoFlow`` the gradient is the path gradient ("sticking the landing", Roeder et al.
     2017, arXiv:1703.09194): log q is differentiated through the draw but not through the
     parameters, whose direct term has mean zero. Its variance vanishes where q is the posterior.
-    Other guides, which may have no inverse, get the ordinary reparametrised gradient.
+    Where draws fall outside the support it is the score function's. Other guides, which may have
+    no inverse, get the ordinary reparametrised gradient.
 
     Args:
         guide: an ``AutoContinuous`` that has been set up.
@@ -50,6 +54,7 @@ class Objective:
         self.guide, self.log_joint = guide, log_joint
         self.args, self.kwargs = args, kwargs or {}
         self.gradients = 0
+        self.edges = False
         self._count = 256 if log_joint.mode == "sequential" else heldout
         self.reread()
 
@@ -76,6 +81,8 @@ class Objective:
             The ELBO's estimate over finite particles, and how many were not, as tensors.
         """
         self.gradients += particles
+        if self._inner is not None and self.edges and not self.log_joint.parameters:
+            return self._score_gradient(self._inner(), particles)
         if self._inner is not None:
             return self._path_gradient(self._inner(), particles)
         return self._plain_gradient(particles)
@@ -106,6 +113,26 @@ class Objective:
             surrogate = surrogate + (share * (ratio - centre)).sum()
         (-surrogate).backward()
         return (share.detach() * ratio).sum(), len(x) - finite.sum()
+
+    def _score_gradient(self, flow: FlowDistribution, particles: int) -> tuple[Tensor, Tensor]:
+        """The gradient where draws fall outside the support.
+
+        A path ends at an edge: moved along paths alone, a guide leaks out of the support, and
+        nothing tells it. The score function's gradient, (log p - log q - mean) times that of
+        log q, is the whole one, edges included; its noise, too, vanishes where q is the posterior
+        (Richter et al. 2020, VarGrad, arXiv:2010.10436).
+        """
+        with torch.no_grad():
+            x, weight = self._draws(flow, particles)
+            value = self.log_joint.in_chunks(x)
+        log_q = flow.log_prob(x)
+        finite = torch.isfinite(value) & torch.isfinite(log_q.detach())
+        ratio = torch.where(finite, value - log_q.detach(), torch.zeros_like(value))
+        share = weight * finite / (weight * finite).sum().clamp_min(1e-30)
+        mean = (share * ratio).sum()
+        log_q = torch.where(finite, log_q, torch.zeros_like(log_q))
+        (-(share * (ratio - mean) * log_q).sum()).backward()
+        return mean, len(x) - finite.sum()
 
     def _draws(self, flow: FlowDistribution, particles: int) -> tuple[Tensor, Tensor]:
         """Draws with gradients, and what each counts for, ``(P, D)`` and ``(P,)``.
@@ -150,6 +177,7 @@ class Objective:
             _, log_p, log_q = self._draw(self._count, self._heldout)
         every = log_p - log_q
         ratio = every[torch.isfinite(every)]
+        self.edges = self.edges or len(ratio) < (1 - OUTSIDE) * len(every)
         if len(ratio) < 2:
             return Score(every)
         gap = torch.logsumexp(ratio, 0) - math.log(len(ratio)) - ratio.mean()
@@ -166,6 +194,11 @@ class Objective:
             x, ladj = self.log_joint.through.forward_and_ladj(x)
             log_p, log_q = log_p - ladj, log_q - ladj
         return x, log_p, log_q
+
+    @torch.no_grad()
+    def draw_inner(self, n: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The same in the log joint's coordinates."""
+        return self._draw(n)
 
     @torch.no_grad()
     def log_q(self, z: Tensor) -> Tensor:

@@ -121,7 +121,8 @@ def find_gaussian(log_joint: LogJoint, guide: AutoFlow) -> Start:
         for degree in (1 - centred, centred):
             layer.set_centring(degree)
             log_joint.forget()
-            found.append((_search(log_joint, Gaussian(layer.inv(x), scale)), degree))
+            floor = found[0][0].elbo if found else -math.inf
+            found.append((_search(log_joint, Gaussian(layer.inv(x), scale), floor), degree))
             if found[-1][0].exact:
                 break
         best, best.centring = max(found, key=lambda pair: pair[0].elbo)
@@ -153,16 +154,14 @@ def find_start(log_joint: LogJoint, guide: AutoFlow) -> Start:
     if best.places is None or best.growing is not None:
         return best
     here = Modes(best.loc[None], best.scale_tril[None], torch.as_tensor([best.elbo]).to(best.loc))
-    modes, paths, spent = explore(log_joint, merge([here, best.places]))
-    weighty = modes.weighty[:MOST_MODES]
-    refined, more = refine(log_joint, weighty, paths)
-    best.gradients += spent + more
-    if refined and refined[0].elbo > best.elbo:  # the first search had missed the best place
-        top = refined[0]
+    found = _explored(log_joint, merge([here, best.places]))
+    best.gradients += found.gradients
+    if found.refined and found.refined[0].elbo > best.elbo:  # the first search had missed it
+        top = found.refined[0]
         best.loc, best.scale_tril, best.elbo = top.loc, top.scale_tril, top.elbo
         guide.affine.set(best.loc, best.scale_tril)
-    best.places = merge([_places(refined, best.loc), weighty])
-    best.mixture = find_mixture(log_joint, best, weighty, refined)
+    best.places = found.places
+    best.mixture = find_mixture(log_joint, best, found.weighty, found.refined)
     if best.mixture is not None:
         guide.split(best.mixture.locs, best.mixture.scale_trils, best.mixture.weights)
     return best
@@ -179,27 +178,46 @@ def _places(gaussians: list[Gaussian], like: Tensor) -> Modes:
 
 
 @torch.no_grad()
-def find_modes(log_joint: LogJoint, loc: Tensor) -> Start:
-    """Maxima of the log joint, from over-dispersed starts around a point.
-
-    For guides that aren't set from outside, so that a mode that they miss is known all the same.
+def look_around(log_joint: LogJoint, here: Gaussian) -> tuple[Modes | None, int]:
+    """Places of high density, from over-dispersed starts around some draws' mean and spread.
 
     Args:
-        log_joint: the model's.
-        loc: a packed vector.
+        log_joint: the model's, deterministic.
+        here: where the draws are.
 
     Returns:
-        ``places`` and what they cost; location and scale are of no use.
+        The places, None if the model is too large or has no second derivatives; and the gradients
+        it took.
     """
-    plain = Start(loc, 0.1 * torch.eye(len(loc)).to(loc))
-    starts = _starts(log_joint, plain)
-    if len(loc) <= LARGEST_HESSIAN and not log_joint.stochastic:
-        paths = climb(log_joint, starts)
-        plain.gradients, plain.places = paths.gradients, maxima(paths)
-    return plain
+    dim = len(here.loc)
+    if dim > LARGEST_HESSIAN:
+        return None, 0
+    paths = climb(log_joint, _starts(log_joint, Gaussian(here.loc.clone(), here.scale_tril)))
+    elbo = elbo_of(log_joint, here.loc, here.scale_tril)
+    around = Modes(here.loc[None], here.scale_tril[None], here.loc.new_tensor([elbo]))
+    found = _explored(log_joint, merge([around, maxima(paths)]))
+    return found.places, paths.gradients + found.gradients
 
 
-def _search(log_joint: LogJoint, plain: Gaussian) -> Start:
+@dataclass(frozen=True)
+class _Explored:
+    """Modes that weigh something, Gaussians fitted there, both as places, and what it took."""
+
+    weighty: Modes
+    refined: list[Gaussian]
+    places: Modes
+    gradients: int
+
+
+def _explored(log_joint: LogJoint, known: Modes) -> _Explored:
+    modes, paths, spent = explore(log_joint, known)
+    weighty = modes.weighty[:MOST_MODES]
+    refined, more = refine(log_joint, weighty, paths)
+    places = merge([_places(refined, known.locs[0]), weighty])
+    return _Explored(weighty, refined, places, spent + more)
+
+
+def _search(log_joint: LogJoint, plain: Gaussian, floor: float = -math.inf) -> Start:
     """The best Gaussian found from a plain one, in the log joint's coordinates."""
     starts = _starts(log_joint, plain)
     best, spent, places = plain, 0, None
@@ -208,7 +226,7 @@ def _search(log_joint: LogJoint, plain: Gaussian) -> Start:
         paths = climb(log_joint, starts)
         best, spent = _best_on(log_joint, paths, plain), paths.gradients + 32 * len(paths.locs)
         places = maxima(paths)
-    natural = natural_gradient(log_joint, best)
+    natural = natural_gradient(log_joint, best, floor=floor)
     natural.elbo = elbo_of(log_joint, natural.loc, natural.scale_tril)
     # Too noisy, or no better: keep what it came from, and what was learned on the way.
     top = natural if natural.elbo >= best.elbo else best
@@ -243,8 +261,10 @@ def _starts(log_joint: LogJoint, plain: Gaussian) -> Tensor:
     # Spread from 0.1 to 3, so that some land where hard constraints leave little room.
     spread = torch.logspace(-1, math.log10(3.0), 256, base=10.0, dtype=plain.loc.dtype)
     points = torch.cat([plain.loc[None], plain.loc + spread.to(plain.loc)[:, None] * tries])
+    # Around zero, as Stan starts: a prior's median may be where no data would have it.
+    zero = 2 - 4 * torch.rand(count // 4, dim, dtype=plain.loc.dtype).to(plain.loc)
     prior = _prior_draws(log_joint, count // 2)
-    points = torch.cat([points, *prior])
+    points = torch.cat([points, zero, *prior])
     value = log_joint.in_chunks(points)
     finite = torch.isfinite(value)
     if not bool(finite.any()):
@@ -256,8 +276,8 @@ def _starts(log_joint: LogJoint, plain: Gaussian) -> Tensor:
         )
     if not bool(finite[0]):
         plain.loc = points[finite][value[finite].argmax()].clone()
-    # The widest ones last, the prior's own after them: over-dispersed on purpose, also where the
-    # prior is much wider than a unit of the unconstrained scale.
+    # The widest ones, then those around zero, then the prior's own: over-dispersed on purpose,
+    # also where the prior is much wider than a unit of the unconstrained scale.
     good = points[1:][finite[1:]]
     return torch.cat([plain.loc[None], good[-(count - 1) :]])
 

@@ -3,6 +3,7 @@
 
 """Conditioners: networks that make a transform's parameters. No Pyro."""
 
+from pyro_flows.nn.activations import pseudo_huber
 from pyro_flows.nn.attention import Encoder, PixelAttention, SelfAttention
 from pyro_flows.nn.block_linear import BlockLinear
 from pyro_flows.nn.causal_transformer import CausalTransformer
@@ -35,5 +36,6 @@ __all__ = [
     "Walk",
     "Walkable",
     "WithDropout",
+    "pseudo_huber",
     "set_dropout",
 ]

@@ -207,3 +207,53 @@ def test_another_guide_gets_the_ordinary_gradient():
     other = torch.stack(expected)
     se = ((found.var(0) + other.var(0)) / 40).sqrt()
     assert ((found.mean(0) - other.mean(0)).abs() < 5 * se + 1e-9).all()
+
+
+class TestEdges:
+    """A uniform density on the unit square, and a guide half of whose draws fall outside."""
+
+    def objective(self):
+        def square():
+            x = pyro.sample("x", dist.ImproperUniform(constraints.real, (), (2,)))
+            inside = ((x > 0) & (x < 1)).all(-1)
+            pyro.factor("f", torch.where(inside, x.sum(-1), -math.inf))
+
+        guide = AutoFlow(square, flow=affine, dtype=torch.float64).setup()
+        guide.affine.set(loc=torch.tensor([0.4, 0.6]), scale_tril=0.5 * torch.eye(2))
+        return Objective(guide, LogJoint(square, guide)), guide
+
+    def test_they_are_seen(self):
+        objective, _ = self.objective()
+        assert not objective.edges
+        objective.score()
+        assert objective.edges
+
+    def test_the_gradient_is_that_of_the_restricted_elbo(self):
+        objective, guide = self.objective()
+        objective.score()
+        torch.manual_seed(0)
+        objective.gradient(400_000)
+        got = guide.affine.loc.grad.clone()
+
+        def restricted(loc):
+            """By quadrature: ln of q's mass inside, and the mean of log p - log q there."""
+            grid = (torch.arange(400).double() + 0.5) / 400
+            x = torch.cartesian_prod(grid, grid)
+            log_q = -0.5 * ((x - loc) / 0.5).square().sum(-1) - 2 * math.log(0.5)
+            log_q = log_q - math.log(2 * math.pi)
+            weight = log_q.exp() / 400**2
+            return weight.sum().log() + (weight * (x.sum(-1) - log_q)).sum() / weight.sum()
+
+        loc = torch.tensor([0.4, 0.6], dtype=torch.float64, requires_grad=True)
+        (expected,) = torch.autograd.grad(restricted(loc), loc)
+        torch.testing.assert_close(-got, expected, atol=0.01, rtol=0.02)
+
+    def test_paths_alone_would_be_wrong_there(self):
+        objective, guide = self.objective()
+        torch.manual_seed(0)
+        objective.gradient(400_000)
+        along_paths = guide.affine.loc.grad.clone()
+        guide.affine.loc.grad = None
+        objective.score()
+        objective.gradient(400_000)
+        assert float((along_paths - guide.affine.loc.grad).abs().max()) > 0.05

@@ -6,7 +6,7 @@
 import pytest
 import torch
 
-from pyro_flows.nn import MLP
+from pyro_flows.nn import MLP, pseudo_huber
 
 
 @pytest.mark.parametrize("hidden_dims", [(), (8,), (8, 8)])
@@ -48,3 +48,19 @@ def test_no_inputs_keep_dtype():
 
 def test_printed():
     assert "in_dim=3, out_dim=4" in repr(MLP(3, 4))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_pseudo_huber_is_even_and_finite_far_away(dtype):
+    x = torch.tensor([-1e30, -2.0, -1e-8, 0.0, 1e-8, 2.0, 1e30], dtype=dtype, requires_grad=True)
+    y = pseudo_huber(x)
+    assert torch.equal(y, y.flip(0))
+    torch.testing.assert_close(y[[1, 6]], torch.tensor([5**0.5 - 1, 1e30], dtype=dtype))
+    (slope,) = torch.autograd.grad(y.sum(), x)
+    expected = torch.tensor([-1.0, -(0.8**0.5), -1e-8, 0.0, 1e-8, 0.8**0.5, 1.0], dtype=dtype)
+    torch.testing.assert_close(slope, expected)
+
+
+def test_pseudo_huber_has_second_derivatives():
+    x = torch.randn(5, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradgradcheck(pseudo_huber, x)

@@ -1,0 +1,264 @@
+# Copyright Contributors to the pyro_flows project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Is a guide any good? Its weights, starts from elsewhere, and bursts from its draws."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pyro.infer.autoguide.guides import AutoContinuous
+from torch import Tensor
+
+from pyro_flows.diagnostics import ImportanceWeights, Verdict, importance_weights, judge, resample
+from pyro_flows.diagnostics.verdict import RELIABLE_GAP
+from pyro_flows.errors import GuideError
+from pyro_flows.guides import AutoFlow, LogJoint, structure
+from pyro_flows.guides.unpack import coordinate_sites
+from pyro_flows.inference.bursts import CHAINS, burst
+from pyro_flows.inference.modes import missed_mass
+from pyro_flows.inference.objectives import Objective
+from pyro_flows.inference.posterior import Pool, Posterior
+from pyro_flows.inference.randomness import seeded
+from pyro_flows.inference.symmetries import find_symmetries
+from pyro_flows.inference.warm_start import Start, look_around
+from pyro_flows.training import Report
+
+# A pool ten times the draws handed over, so that resampling without replacement has a choice.
+POOL = 40_000
+SLOW_POOL = 2_000
+# Of the mass, the share that may lie where the guide doesn't reach.
+LARGEST_MISSED = 0.01
+# How far a mean may drift, standard deviations, or a log standard deviation; by so many standard
+# errors, since the largest of many coordinates is looked at.
+LARGEST_DRIFT, DRIFT_ERRORS = 0.1, 4.0
+# Bursts of which fewer proposals are accepted say nothing.
+LEAST_ACCEPTED = 0.2
+
+Faults = list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """What was found out about a guide.
+
+    Attributes:
+        pool: draws of it, unconstrained, in the model's own coordinates.
+        weights: their importance weights.
+        verdict: the judgement.
+        gradients: what it cost.
+    """
+
+    pool: Pool
+    weights: ImportanceWeights
+    verdict: Verdict
+    gradients: int
+
+
+def assess(guide: AutoContinuous, *args: Any, seed: int = 0, **kwargs: Any) -> Posterior:
+    """Judge a guide that was trained elsewhere, as :class:`FlowVI` judges its own.
+
+    Args:
+        guide: an ``AutoContinuous``, such as ``AutoFlow``, ``AutoDiagonalNormal`` or
+            ``AutoMultivariateNormal``, trained; it is left as it is.
+        *args: the model's arguments.
+        seed: of all random numbers; the global random state is left as it was.
+        **kwargs: the model's arguments by name.
+
+    Returns:
+        A posterior like that of ``FlowVI.run``: verdict, draws (corrected where that helps),
+        summary, ArviZ.
+
+    Cost: some ten thousand gradients, and 40,000 evaluations of the log joint.
+
+    Example:
+        >>> def model(y):
+        ...     mean = pyro.sample("mean", dist.Normal(0.0, 10.0))
+        ...     with pyro.plate("data", len(y)):
+        ...         pyro.sample("y", dist.Normal(mean, 1.0), obs=y)
+        >>> y = torch.tensor([1.0, 2.0, 3.0])
+        >>> guide = AutoDiagonalNormal(model)
+        >>> svi = SVI(model, guide, pyro.optim.Adam({"lr": 0.05}), Trace_ELBO())
+        >>> losses = [svi.step(y) for _ in range(5)]
+        >>> pyro_flows.assess(guide, y).verdict.status
+        'not reliable'
+    """
+    if not isinstance(guide, AutoContinuous):
+        raise GuideError(
+            f"assess expected an AutoContinuous, but got {type(guide).__name__}. Use AutoFlow, "
+            "AutoMultivariateNormal or AutoDiagonalNormal, which know the posterior's density."
+        )
+    if guide.prototype_trace is None:
+        raise GuideError(
+            "assess expected a trained guide, but this one hasn't seen its model's arguments yet. "
+            "Train it first, by SVI, or use FlowVI(model).run(...), which trains and judges."
+        )
+    begun = time.perf_counter()
+    with seeded(seed):
+        through = guide.noncentring if isinstance(guide, AutoFlow) else None
+        model = guide.bare_model if isinstance(guide, AutoFlow) else guide.model
+        log_joint = LogJoint(model, guide, args, kwargs, through=through)
+        objective = Objective(guide, log_joint, args, kwargs)
+        start = elsewhere(objective)
+        found = examine(objective, start, Report(stop_reason="not trained here"))
+    gradients = found.gradients + start.gradients
+    seconds = time.perf_counter() - begun
+    return Posterior(
+        guide=guide,
+        log_joint=log_joint,
+        pool=found.pool,
+        weights=found.weights,
+        verdict=found.verdict,
+        report=Report(stop_reason="not trained here"),
+        cost={"gradients": gradients, "seconds": seconds},
+        seed=seed,
+        args=args,
+        kwargs=kwargs,
+    )
+
+
+@torch.no_grad()
+def elsewhere(objective: Objective) -> Start:
+    """Look for places of high density, from over-dispersed starts around a guide's draws."""
+    log_joint = objective.log_joint
+    z, log_p, _ = objective.draw_inner(1024)
+    inside = z[torch.isfinite(log_p)]
+    if len(inside) < 2:
+        inside = z
+    scale = torch.diag(inside.std(0).clamp_min(1e-6))
+    start = Start(inside.mean(0), scale)
+    if log_joint.stochastic:
+        return start
+    start.places, start.gradients = look_around(log_joint, start)
+    return start
+
+
+def examine(objective: Objective, start: Start | None, report: Report) -> Assessment:
+    """Draw from a guide, weigh the draws, try what weights can't show, and judge.
+
+    Args:
+        objective: the guide and its log joint.
+        start: what the warm start learned; None if it was interrupted.
+        report: of the training.
+    """
+    log_joint = objective.log_joint
+    pool = _pool(objective, POOL if log_joint.mode != "sequential" else SLOW_POOL)
+    weights = importance_weights(pool.log_p, pool.log_q)
+    missed = _missed_mass(objective, start, weights)
+    faults = _faults(objective, start, report, missed)
+    notes = ["Not checked for further modes."] if missed is None else []
+    gradients = 0
+    if not log_joint.stochastic:
+        z = torch.as_tensor(pool.z[:8]).to(next(objective.guide.parameters()))
+        notes += find_symmetries(log_joint, z)
+    verdict = judge(weights, faults=faults, notes=notes)
+    if verdict.status != "not reliable":  # what is judged so already needs no burst
+        more, gradients = _drifting(objective, pool, weights)
+        verdict = judge(weights, faults=faults + more, notes=notes) if more else verdict
+    return Assessment(pool, weights, verdict, gradients)
+
+
+def _pool(objective: Objective, size: int) -> Pool:
+    parts = [objective.draw(min(size, 4000)) for _ in range(-(-size // 4000))]
+    z, log_p, log_q = (torch.cat(part)[:size] for part in zip(*parts, strict=True))
+    as_numpy = [part.detach().cpu().double().numpy() for part in (z, log_p, log_q)]
+    return Pool(*as_numpy)
+
+
+def _faults(
+    objective: Objective, start: Start | None, report: Report, missed: float | None
+) -> Faults:
+    """What the importance weights can't show: (reason, advice) pairs."""
+    guide, log_joint, faults = objective.guide, objective.log_joint, []
+    if start is not None and start.growing is not None:
+        sites = _names(guide, start.growing)
+        faults.append(
+            (
+                f"The posterior may be improper: the spread of {sites} keeps growing.",
+                "give those sites a proper prior, or check that the data determine them.",
+            )
+        )
+    if log_joint.stochastic:
+        plates = structure.subsampled_plates(
+            structure.trace_model(guide.model, *log_joint.args, **log_joint.kwargs)
+        )
+        what = (
+            f"plate {', '.join(map(repr, plates))} is subsampled"
+            if plates
+            else ("the model draws random numbers of its own")
+        )
+        faults.append(
+            (
+                f"The log joint is random ({what}), so the guide's draws can't be weighed.",
+                "make the subsample size an argument of the model; fit once more with all data.",
+            )
+        )
+    if missed is not None and missed > LARGEST_MISSED:
+        faults.append(
+            (
+                f"Starts from elsewhere found at least {missed:.1%} of the mass where the guide "
+                "hardly ever draws: modes may be missing.",
+                "another seed; more steps; or break the symmetry of the model (an ordered prior).",
+            )
+        )
+    if report.interrupted and not report.steps:
+        faults.append(("Training was interrupted before its first step.", "run it again."))
+    return faults
+
+
+def _names(guide: AutoContinuous, marked: Tensor) -> str:
+    """The sites of some coordinates, in quotes."""
+    pairs = zip(coordinate_sites(guide), marked.tolist(), strict=True)
+    return ", ".join(dict.fromkeys(f"'{name}'" for name, is_marked in pairs if is_marked))
+
+
+def _missed_mass(
+    objective: Objective, start: Start | None, weights: ImportanceWeights
+) -> float | None:
+    """The share of the mass at places found by the warm start that the guide doesn't reach.
+
+    Returns:
+        None if it couldn't be looked for.
+    """
+    if start is None or start.places is None or start.growing is not None:
+        return None
+    try:
+        return missed_mass(
+            objective.log_joint, objective.log_q, start.places, weights.log_evidence
+        )
+    except (NotImplementedError, KeyError):  # Pyro's own transforms that have no inverse
+        return None
+
+
+def _drifting(objective: Objective, pool: Pool, weights: ImportanceWeights) -> tuple[Faults, int]:
+    """Whether bursts from the draws that would be handed over move their marginals."""
+    log_joint = objective.log_joint
+    if log_joint.mode == "sequential" or not weights.khat_applicable:
+        return [], 0  # too slow; or exact
+    index = torch.as_tensor(_handed_over(pool, weights))
+    z = torch.as_tensor(pool.z)[index].to(next(objective.guide.parameters()))
+    z = z if log_joint.through is None else log_joint.through.inv(z)
+    drift = burst(log_joint, z)
+    size, where = drift.beyond(LARGEST_DRIFT, DRIFT_ERRORS)
+    if where < 0 or drift.accepted < LEAST_ACCEPTED:
+        return [], drift.gradients
+    marked = torch.arange(z.shape[-1]) == where
+    fault = (
+        f"Short runs of Hamiltonian Monte Carlo from the draws move them: the marginal of "
+        f"{_names(objective.guide, marked)} drifts by {size:.2f} standard deviations.",
+        "train longer: FlowVI(..., max_steps=20_000); or run NUTS in the flow's coordinates: "
+        "NeuTraReparam(posterior.guide).",
+    )
+    return [fault], drift.gradients
+
+
+def _handed_over(pool: Pool, weights: ImportanceWeights) -> NDArray[np.intp]:
+    """Indices of as many draws as chains, raw or resampled as they would be handed over."""
+    if weights.gap + 2 * weights.gap_se <= RELIABLE_GAP:
+        return np.flatnonzero(np.isfinite(pool.log_p))[:CHAINS]
+    return np.unique(resample(weights.log_weights, CHAINS, np.random.default_rng(0)))
