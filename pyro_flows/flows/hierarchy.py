@@ -46,7 +46,7 @@ def default(
         torch.Size([5, 3])
     """
     dim, context_dim, layers = stack_sizes(dim, context_dim, layers)
-    univariate = Affine(log_scale_bound=4.0)
+    univariate = Affine(log_scale_bound=8.0)
     widths = (min(max(2 * dim, 64), 256),) if hidden_dims is None else hidden_dims
     stack = couplings(dim, univariate, context_dim, layers, widths, activation=pseudo_huber)
     conditioner = partial(MLP, hidden_dims=widths, activation=pseudo_huber)

@@ -27,8 +27,9 @@ from pyro_flows.training.score import Report, Score
 
 # Steps between looks at the running objective: each look waits for the device.
 LOOK = 50
-# Lower learning rates that are tried where nothing is gained.
-MOST_RETRIES = 2
+# Short cycles at a lower learning rate: so many at most, where nothing is gained or the excess is
+# no more than this many times what is good enough.
+MOST_POLISHES, NEAR = 2, 3.0
 
 now = time.monotonic
 
@@ -100,14 +101,15 @@ class _Loop:
         self.heldout: list[tuple[int, float, float]] = [(0, self.best.mean, self.best.se)]
 
     def run(self, bar: Any) -> None:
-        peak, schedule, retries = self.schedule.learning_rate, self.schedule, 0
+        schedule, peak, left = self.schedule, self.schedule.learning_rate, MOST_POLISHES
         if self.best.excess <= schedule.good_enough:
             self.report.stop_reason = "the start is as good as is asked for"
             return
-        for cycle, steps in enumerate(schedule.cycles):
+        cycles = list(enumerate(schedule.cycles))
+        while cycles:
+            cycle, steps = cycles.pop(0)
             before, done = self.best, self.report.steps
             diverged = self._cycle(cycle, steps, peak, bar)
-            gain, se = self.best.gain_over(before)
             if now() >= self.deadline:
                 self.report.stop_reason = "the time limit was reached"
                 return
@@ -124,10 +126,13 @@ class _Loop:
             if self.best.excess <= schedule.good_enough:
                 self.report.stop_reason = "the gap to the log evidence is as small as is asked for"
                 return
+            gain, se = self.best.gain_over(before)
             idle = gain < max(schedule.min_gain, schedule.min_gain_se * se)
-            if idle and schedule.retry is not None and retries < MOST_RETRIES:
-                retries += 1
-                peak *= schedule.retry
+            near = self.best.excess <= NEAR * schedule.good_enough
+            if (idle or near) and schedule.polish is not None and left:
+                left -= 1
+                peak *= schedule.polish
+                cycles.insert(0, (cycle, min(schedule.cycles[0], steps)))
                 continue
             if idle and cycle > 0:
                 self.report.stop_reason = (

@@ -24,9 +24,10 @@ class Schedule:
         cycles: steps of each cycle.
         learning_rate: peak of the first cycle.
         decay: peak of each further cycle, beside the one before.
-        retry: a cycle that gains nothing is followed by one with this share of its peak, at most
-            twice, before training stops; None for stopping at once. What is noise at one rate
-            may be progress at a lower one.
+        polish: a cycle that gains nothing, or after which little is left to gain, is followed by
+            one as short as the first with this share of its peak, at most twice, before training
+            goes on or stops; None for no such cycle. What is noise at one rate may be progress at
+            a lower one.
         min_gain: stop when a cycle gained less than this, or less than 2 standard errors.
         good_enough: stop when ``Score.excess`` is at most this.
         min_gain_se: the number of standard errors, if not 2.
@@ -42,7 +43,7 @@ class Schedule:
     cycles: Sequence[int] = (400, 800, 1600)
     learning_rate: float = 3e-2
     decay: float = 1.0
-    retry: float | None = None
+    polish: float | None = None
     min_gain: float = 0.002
     good_enough: float = -math.inf
     min_gain_se: float = 2.0

@@ -188,7 +188,7 @@ class TestStopReasons:
         report = problem.train(cycles=(200,) * 8, min_gain=0.1)
         assert report.steps == 400
         problem = Quadratic()
-        report = problem.train(cycles=(200,) * 8, min_gain=0.1, retry=0.3)
+        report = problem.train(cycles=(200,) * 8, min_gain=0.1, polish=0.3)
         assert report.stop_reason.startswith("the last 200 steps gained")
         assert report.steps == 800  # a gain, none, and none at two lower rates
 

@@ -134,9 +134,8 @@ def run(
     values, extra = mcmc.get_samples(), mcmc.get_extra_fields()
     if form in WITHOUT_EFFECTS:
         keys = jax.random.split(effects_key, CHAINS * draws)
-        pairs = (values, keys)
-        effect = jax.lax.map(lambda pair: double.effects(*pair), pairs, batch_size=500)
-        values["effect"] = effect
+        # One at a time: with one thread XLA waits for ever on a large batch of triangular solves.
+        values["effect"] = jax.lax.map(lambda pair: double.effects(*pair), (values, keys))
     figures = {
         "draws_per_chain": draws,
         "seed": seed,
