@@ -37,6 +37,8 @@ LARGEST_MISSED = 0.01
 # How far a mean may drift, standard deviations, or a log standard deviation; by so many standard
 # errors, since the largest of many coordinates is looked at.
 LARGEST_DRIFT, DRIFT_ERRORS = 0.1, 4.0
+# Of a guide that isn't good enough yet: a spread so many times that of the Gaussian it started as.
+LARGEST_WIDENING = 3.0
 # Bursts of which fewer proposals are accepted say nothing.
 LEAST_ACCEPTED = 0.2
 
@@ -157,6 +159,9 @@ def examine(objective: Objective, start: Start | None, report: Report) -> Assess
         z = torch.as_tensor(pool.z[:8]).to(next(objective.guide.parameters()))
         notes += find_symmetries(log_joint, z)
     verdict = judge(weights, faults=faults, notes=notes)
+    if verdict.status == "not reliable" and report.gaining and start is not None:
+        more = _widening(objective, start)
+        verdict = judge(weights, faults=faults + more, notes=notes) if more else verdict
     if verdict.status != "not reliable":  # what is judged so already needs no burst
         more, gradients = _drifting(objective, pool, weights)
         verdict = judge(weights, faults=faults + more, notes=notes) if more else verdict
@@ -209,6 +214,22 @@ def _faults(
     if report.interrupted and not report.steps:
         faults.append(("Training was interrupted before its first step.", "run it again."))
     return faults
+
+
+def _widening(objective: Objective, start: Start) -> Faults:
+    """Whether training, which could have gone on, has made some coordinates much wider."""
+    z, _, _ = objective.draw_inner(2048)
+    # Quartiles, since tails may hold anything; 1.35 standard deviations apart in a Gaussian.
+    low, high = torch.quantile(z, z.new_tensor([0.25, 0.75]), dim=0)
+    wide = (high - low) / 1.35 > LARGEST_WIDENING * start.scale_tril.norm(dim=-1)
+    if not bool(wide.any()):
+        return []
+    sites = _names(objective.guide, wide)
+    reason = (
+        f"The posterior may be improper: the spread of {sites} was still growing when training "
+        "stopped."
+    )
+    return [(reason, "train longer: FlowVI(..., max_steps=20_000); or give proper priors.")]
 
 
 def _names(guide: AutoContinuous, marked: Tensor) -> str:

@@ -29,7 +29,8 @@ EXACT = 1e-8
 # still in the last half, is not settling. (Settled ones stay within a few per cent; where half a
 # line is flat, as in a separated logistic regression, it grows four to ten times, in jerks.)
 GROWTH, STILL = 3.0, 1.3
-LARGEST_GROWTH = 1e9
+# What grows without end stops where the floating type does: there, this much is too much.
+LARGEST_GROWTH = {torch.float64: 1e9, torch.float32: 1e4}
 
 
 @dataclass
@@ -167,11 +168,11 @@ def natural_gradient(
     result = Gaussian(
         loc, scale, gradients=gradients, history=history, exact=exact, given_up=given_up
     )
-    if step < NATURAL_STEPS:
-        return result
-    # What grows without end stops where the floating type does, so its size counts too.
-    growing = _grows(spreads) | (spreads[-1] > LARGEST_GROWTH * start.scale_tril.norm(dim=-1))
-    result.growing = growing if steps > NATURAL_STEPS and bool(growing.any()) else None
+    most = LARGEST_GROWTH.get(loc.dtype, 1e4)
+    growing = scale.norm(dim=-1) > most * start.scale_tril.norm(dim=-1)
+    if steps > NATURAL_STEPS and step >= NATURAL_STEPS:
+        growing = growing | _grows(spreads)
+    result.growing = growing if bool(growing.any()) and not given_up else None
     return result
 
 

@@ -64,7 +64,7 @@ class Modes:
     @property
     def weighty(self) -> Modes:
         """Those that weigh something beside the heaviest."""
-        return self[self.evidence > self.evidence[:1] + LIGHT] if len(self) else self
+        return self[self.evidence >= self.evidence[:1] + LIGHT] if len(self) else self
 
 
 @torch.no_grad()

@@ -159,6 +159,7 @@ def find_start(log_joint: LogJoint, guide: AutoFlow) -> Start:
     if found.refined and found.refined[0].elbo > best.elbo:  # the first search had missed it
         top = found.refined[0]
         best.loc, best.scale_tril, best.elbo = top.loc, top.scale_tril, top.elbo
+        best.growing = top.growing
         guide.affine.set(best.loc, best.scale_tril)
     best.places = found.places
     best.mixture = find_mixture(log_joint, best, found.weighty, found.refined)

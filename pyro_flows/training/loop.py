@@ -105,9 +105,10 @@ class _Loop:
         if self.best.excess <= schedule.good_enough:
             self.report.stop_reason = "the start is as good as is asked for"
             return
-        cycles = list(enumerate(schedule.cycles))
-        while cycles:
+        cycles, budget = list(enumerate(schedule.cycles)), sum(schedule.cycles)
+        while cycles and self.report.steps < budget:
             cycle, steps = cycles.pop(0)
+            steps = min(steps, budget - self.report.steps)
             before, done = self.best, self.report.steps
             diverged = self._cycle(cycle, steps, peak, bar)
             if now() >= self.deadline:
