@@ -148,8 +148,9 @@ def test_given_the_scales_radon_is_gaussian(posterior: str) -> None:
 @needs_data
 @pytest.mark.parametrize("posterior", AXES)
 def test_moments_of_radon_by_quadrature(posterior: str) -> None:
-    exact, _ = quadrature.radon(port(f"{posterior}_centered"), AXES[posterior])
+    exact, log_z = quadrature.radon(port(f"{posterior}_centered"), AXES[posterior])
     for form in ("centered", "noncentered"):
+        assert port(f"{posterior}_{form}").log_z == pytest.approx(log_z, abs=1e-4)
         known = port(f"{posterior}_{form}").moments()
         z = [
             (np.ravel(known.mean[name]) - exact[name][0]) / np.ravel(known.mean_se[name])

@@ -60,7 +60,7 @@ def _target(database: Database, name: str) -> Target:
     posterior, build = ENTRIES[name]
     port = build(database.data(posterior))
     row = database.log_z(posterior)
-    log_z, se = None, 0.0
+    log_z, se = port.log_z, 0.0
     if row is not None:
         log_z = row.value + row.n_half_priors * math.log(2.0) + port.log_z_shift
         se = row.se

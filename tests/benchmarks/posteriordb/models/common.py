@@ -30,6 +30,7 @@ class Port:
         args: Its arguments.
         to_sites: From Stan's variables to the model's sites.
         log_z_shift: What is added to log Z of the table, beyond log 2 for each half-prior.
+        log_z: log Z in Pyro's convention, where the table has none.
         moments: Whether posteriordb's summary statistics are its reference.
         modes: Its modes, where it has several.
         canonical: A relabelling of site values that undoes a symmetry.
@@ -40,6 +41,7 @@ class Port:
     args: tuple[Any, ...]
     to_sites: Callable[[Variables], Variables] = dict
     log_z_shift: float = 0.0
+    log_z: float | None = None
     moments: bool = False
     modes: Modes | None = None
     canonical: Callable[[Sites], Sites] | None = None

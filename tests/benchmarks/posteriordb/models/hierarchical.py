@@ -127,11 +127,21 @@ def _eight_schools_noncentered(data: Data) -> Port:
     return Port(eight_schools_noncentered, args, to_sites)
 
 
-def _radon(model: Model, *columns: str) -> Builder:
+# By quadrature (quadrature.py): the same for both forms of a model.
+_RADON_LOG_Z = {
+    "radon_mn": -1045.317457,
+    "radon_mn_slopes": -1061.749580,
+    "radon_all": -17254.021886,
+    "radon_all_slopes": -17098.457550,
+}
+
+
+def _radon(model: Model, name: str, *columns: str) -> Builder:
     def build(data: Data) -> Port:
         county = torch.tensor(data["county_idx"]) - 1
         values = (vector(data[name]) for name in (*columns, "log_radon"))
-        return Port(model, (county, *values, int(data["J"])), group="hierarchical")
+        args = (county, *values, int(data["J"]))
+        return Port(model, args, log_z=_RADON_LOG_Z[name], group="hierarchical")
 
     return build
 
@@ -154,11 +164,11 @@ def _radon_entries(data: str) -> Entries:
     for form, (intercepts, slopes) in forms.items():
         entries[f"{data}_{form}"] = (
             f"{data}-{intercepts.__name__}",
-            _radon(intercepts, "log_uppm", "floor_measure"),
+            _radon(intercepts, data, "log_uppm", "floor_measure"),
         )
         entries[f"{data}_slopes_{form}"] = (
             f"{data}-{slopes.__name__}",
-            _radon(slopes, "floor_measure"),
+            _radon(slopes, f"{data}_slopes", "floor_measure"),
         )
     return entries
 
