@@ -86,6 +86,12 @@ class TestSearch:
         assert len(both) == 2
         assert len(both.weighty) == 1
 
+    def test_places_without_any_density_are_kept_for_want_of_better(self):
+        nowhere = Modes(
+            torch.zeros(2, 2), torch.eye(2).expand(2, 2, 2), -torch.full((2,), math.inf)
+        )
+        assert len(nowhere.weighty) == 2
+
 
 class TestMixture:
     def test_weights_are_the_masses(self):

@@ -15,6 +15,8 @@ from pyro_flows import AutoFlow, FlowVI, warm_start
 from pyro_flows.errors import GuideError, InfeasibleModelError
 from pyro_flows.guides import LogJoint
 from pyro_flows.inference import Objective, find_gaussian
+from pyro_flows.inference.gaussian import Gaussian, divergence, natural_gradient
+from pyro_flows.inference.randomness import seeded
 
 from .models import LINE, SCORES, X, Y, flat, groups
 
@@ -210,6 +212,13 @@ class TestImproperPosterior:
         assert posterior.report.steps == 0, "there is nothing to train towards"
         assert not any("may be missing" in reason for reason in posterior.verdict.reasons)
 
+    @pytest.mark.parametrize("seed", [0, 1])
+    def test_in_float32_too(self, seed):
+        # What is flat in float64 is rounding noise in float32, and stops growing there.
+        posterior = FlowVI(ridge, seed=seed, num_steps=5, progress=False).run(X, LINE)
+        single = FlowVI(ridge, seed=seed, num_steps=5, progress=False).run(X.float(), LINE.float())
+        assert posterior.verdict.reasons[0] == single.verdict.reasons[0]
+
     def test_one_observation_of_unknown_mean_and_scale_is_not_reliable(self):
         # Improper along a curve on which a Gaussian neither grows nor settles.
         posterior = FlowVI(flat_log_sigma, num_steps=30, progress=False).run(Y[:1])
@@ -316,3 +325,68 @@ class TestWarmStartOfAGuide:
     def test_other_guides_are_refused(self):
         with pytest.raises(GuideError, match="expected an AutoFlow, but got AutoMultivariate"):
             warm_start(AutoMultivariateNormal(funnel))
+
+
+NORMAL = dist.Normal(torch.zeros(3).double(), 1.0)
+
+
+class TestNaturalGradient:
+    def found(self, start, prior=NORMAL, **options):
+        def model():
+            pyro.sample("x", prior.to_event(1))
+
+        log_joint = LogJoint(model, AutoFlow(model).setup())
+        torch.manual_seed(0)
+        return natural_gradient(log_joint, start, **options)
+
+    def start(self, loc=30.0):
+        return Gaussian(torch.full((3,), loc).double(), torch.eye(3).double())
+
+    def test_it_is_given_up_where_it_would_be_of_no_use(self):
+        whole = self.found(self.start())
+        assert not whole.given_up
+        assert math.isclose(whole.history[-1], 0.0, abs_tol=1e-3)
+        hopeless = self.found(self.start(1e6), floor=-10.0)
+        assert hopeless.given_up
+        assert hopeless.gradients < 0.5 * self.found(self.start(1e6)).gradients
+
+    def test_it_is_given_up_on_the_way_to_a_known_one(self):
+        known = Gaussian(torch.zeros(3).double(), torch.eye(3).double())
+        heavy = dist.StudentT(torch.full((3,), 8.0).double())  # of which no Gaussian is exact
+        found = self.found(self.start(2.0), heavy, known=[known])
+        assert found.given_up
+        assert divergence(found, known) < 0.5
+        narrow = Gaussian(torch.zeros(3).double(), 0.05 * torch.eye(3).double())
+        assert not self.found(self.start(2.0), heavy, known=[narrow]).given_up
+
+    def test_divergence_is_kullback_and_leiblers(self):
+        torch.manual_seed(0)
+        one, other = (
+            Gaussian(torch.randn(3).double(), torch.randn(3, 3).double().tril() + 3 * torch.eye(3))
+            for _ in range(2)
+        )
+        p, q = (
+            torch.distributions.MultivariateNormal(g.loc, scale_tril=g.scale_tril)
+            for g in (one, other)
+        )
+        expected = float(torch.distributions.kl_divergence(p, q))
+        assert math.isclose(divergence(one, other), expected, rel_tol=1e-9)
+
+
+def test_a_prior_median_far_from_the_data_is_left():
+    """Gamma(0.01, 0.01), as BUGS models have it: its median is 1e-30."""
+
+    def model(y):
+        tau = pyro.sample("tau", dist.Gamma(torch.tensor(0.01).double(), 0.01))
+        with pyro.plate("group", len(y)):
+            b = pyro.sample("b", dist.Normal(0.0, tau.rsqrt()))
+            pyro.sample("y", dist.Binomial(20, logits=b), obs=y)
+
+    y = torch.tensor([3.0, 12.0, 7.0, 15.0, 10.0, 5.0, 8.0, 11.0]).double()
+    for seed in range(3):
+        with seeded(seed):
+            guide = AutoFlow(model).setup(y)
+            log_joint = LogJoint(model, guide, (y,), through=guide.noncentring)
+            best = find_gaussian(log_joint, guide)
+        assert abs(float(guide.median()["tau"].log())) < 4
+        assert best.elbo > best.plain_elbo
