@@ -210,7 +210,7 @@ class FlowVI:
 
     def _train(self, objective: Objective, log_joint: LogJoint) -> Report:
         parameters = [*objective.parameters, *log_joint.parameters.values()]
-        particles = PARTICLES if log_joint.mode != "sequential" else (8, 16)
+        particles: tuple[int, ...] = PARTICLES if log_joint.mode != "sequential" else (8, 16)
         if self.num_particles is not None:
             particles = (self.num_particles,)
         schedule = Schedule(

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pyro_flows.guides import LogJoint
-from pyro_flows.inference.newton import lower
+from pyro_flows.inference.newton import eigh, lower
 
 NATURAL_STEPS = 200
 # Steps between looks whether it has settled, the gain between two looks that is none, nats, and
@@ -142,7 +142,7 @@ def natural_gradient(
         # Trust region: a step no longer than a standard deviation per coordinate, a precision at
         # most halved, so that a start far away is approached and not overshot.
         drift = drift * (math.sqrt(dim) / drift.norm()).clamp(max=1.0)
-        eigenvalues, vectors = torch.linalg.eigh(change)
+        eigenvalues, vectors = eigh(change)
         eigenvalues = eigenvalues.clamp(-0.5, 2.0)
         precision = 1 + eigenvalues + 0.5 * eigenvalues**2
         loc = loc + scale @ drift

@@ -15,6 +15,7 @@ from pyro_flows.guides import LogJoint
 
 STEP_SIZES = (1.0, 0.5, 0.25, 0.1, 0.03, 0.01, 1e-3, 1e-5)
 NEWTON_PASSES = 40
+LARGEST = 1e12
 
 
 @dataclass(frozen=True)
@@ -118,13 +119,29 @@ def precondition(hessian: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor, Ten
     eye = torch.eye(hessian.shape[-1], dtype=hessian.dtype, device=hessian.device)
     hessian = torch.where(bad[:, None, None], eye, hessian)
     d = hessian.diagonal(dim1=-2, dim2=-1).abs().clamp_min(1e-20).sqrt()
-    eigenvalues, vectors = torch.linalg.eigh(hessian / (d[:, :, None] * d[:, None, :]))
+    eigenvalues, vectors = eigh(hessian / (d[:, :, None] * d[:, None, :]))
     tiny = 100 * torch.finfo(hessian.dtype).eps * hessian.shape[-1]
     positive = (eigenvalues > tiny).all(-1) & ~bad
     modified = torch.where(eigenvalues > tiny, eigenvalues, eigenvalues.abs().clamp_min(1e-3))
     scale = vectors / modified.sqrt()[:, None, :] / d[:, :, None]
     direction = (scale @ (scale.mT @ gradient[..., None])).squeeze(-1)
     return scale, direction, positive, modified.log().sum(-1) + 2 * d.log().sum(-1)
+
+
+def eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues and vectors of symmetric matrices ``(*, D, D)``, whatever is in them.
+
+    Entries that no direction should hang on (infinite, or beyond a million million) are cut down,
+    and eigenvalues that the algorithm can't tell apart are set apart by rounding's measure.
+    """
+    matrix = matrix.nan_to_num(0.0).clamp(-LARGEST, LARGEST)
+    try:
+        return torch.linalg.eigh(matrix)
+    except torch.linalg.LinAlgError:
+        size = matrix.abs().amax((-2, -1), keepdim=True)
+        tiny = 1e3 * torch.finfo(matrix.dtype).eps * size
+        apart = torch.linspace(0, 1, matrix.shape[-1]).to(matrix).diag_embed()
+        return torch.linalg.eigh(matrix + tiny * apart)
 
 
 def lower(factor: Tensor) -> Tensor:

@@ -117,7 +117,7 @@ def find_gaussian(log_joint: LogJoint, guide: AutoFlow) -> Start:
         best = _search(log_joint, Gaussian(loc, scale))
     else:
         centred = torch.ones(layer.dim).to(loc)
-        x, found = layer(loc), []
+        x, found = layer(loc), list[tuple[Start, Tensor]]()
         for degree in (1 - centred, centred):
             layer.set_centring(degree)
             log_joint.forget()

@@ -16,6 +16,7 @@ from pyro_flows.errors import GuideError, InfeasibleModelError
 from pyro_flows.guides import LogJoint
 from pyro_flows.inference import Objective, find_gaussian
 from pyro_flows.inference.gaussian import Gaussian, divergence, natural_gradient
+from pyro_flows.inference.newton import eigh
 from pyro_flows.inference.randomness import seeded
 
 from .models import LINE, SCORES, X, Y, flat, groups
@@ -390,3 +391,13 @@ def test_a_prior_median_far_from_the_data_is_left():
             best = find_gaussian(log_joint, guide)
         assert abs(float(guide.median()["tau"].log())) < 4
         assert best.elbo > best.plain_elbo
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, 1e300, 1e-300])
+def test_eigenvalues_of_what_is_no_matrix(value):
+    matrix = torch.eye(3).double().expand(2, 3, 3).clone()
+    matrix[0, 0, 1] = matrix[0, 1, 0] = value
+    eigenvalues, vectors = eigh(matrix)
+    assert bool(torch.isfinite(eigenvalues).all())
+    assert bool(torch.isfinite(vectors).all())
+    torch.testing.assert_close(eigenvalues[1], torch.ones(3).double())
