@@ -45,6 +45,7 @@ class Gaussian:
         growing: coordinates whose spread kept growing: a sign of an improper posterior.
         history: ELBO after each natural-gradient step.
         exact: whether log p - log q is constant but for rounding.
+        settled: whether it stopped before its steps were used up.
         given_up: whether it was left half-way, because it would be of no use.
     """
 
@@ -55,6 +56,7 @@ class Gaussian:
     growing: Tensor | None = None
     history: list[float] = field(default_factory=list)
     exact: bool = False
+    settled: bool = True
     given_up: bool = False
 
     def log_prob(self, z: Tensor) -> Tensor:
@@ -116,7 +118,7 @@ def natural_gradient(
     steps, step, fast = NATURAL_STEPS, 0, True
     block_spread = scale.norm(dim=-1)
     while step < steps:
-        fast = fast and step < 0.6 * NATURAL_STEPS
+        fast = fast and step < steps - 0.4 * NATURAL_STEPS
         rate = 0.3 if fast else 0.1
         half = torch.randn(particles // 2, dim, dtype=loc.dtype, device=loc.device)
         noise = torch.cat([half, -half])
@@ -163,11 +165,14 @@ def natural_gradient(
         if step % (NATURAL_STEPS // 4) == 0:
             spreads.append(scale.norm(dim=-1))
             # Still growing at the end: look on, to tell a slow start from an improper posterior.
-            if step == steps and steps < 3 * NATURAL_STEPS and _grows(spreads).any():
+            # And go on where it still gains.
+            more = step == steps and steps < 3 * NATURAL_STEPS
+            if more and (bool(_grows(spreads).any()) or not _settled(history, fast=True)):
                 steps += NATURAL_STEPS
     result = Gaussian(
         loc, scale, gradients=gradients, history=history, exact=exact, given_up=given_up
     )
+    result.settled = step < NATURAL_STEPS
     most = LARGEST_GROWTH.get(loc.dtype, 1e4)
     growing = scale.norm(dim=-1) > most * start.scale_tril.norm(dim=-1)
     if steps > NATURAL_STEPS and step >= NATURAL_STEPS:

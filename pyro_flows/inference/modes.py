@@ -37,8 +37,9 @@ MOST_MODES = 64
 MOST_REFINED = 16
 # A draw at which q is too low by this, nats, is one that q doesn't reach.
 MISSED = 3.0
-# Points that a round looks at; from the highest of each shell around the modes it climbs.
-SCATTER = 16_384
+# Points that a round looks at, to choose where to climb from; four times as many in so few
+# dimensions.
+SCATTER, FEW_DIMENSIONS = 16_384, 5
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,14 @@ class Modes:
         """Those that weigh something beside the heaviest."""
         return self[self.evidence >= self.evidence[:1] + LIGHT] if len(self) else self
 
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Log density at points ``(P, D)`` of Gaussians of so much mass each, summed."""
+        total = torch.full_like(z[:, 0], -math.inf)
+        for loc, scale, evidence in zip(self.locs, self.scales, self.evidence, strict=True):
+            gaussian = Gaussian(loc, lower(scale)).log_prob(z)
+            total = torch.logaddexp(total, evidence + gaussian)
+        return total
+
 
 @torch.no_grad()
 def explore(log_joint: LogJoint, known: Modes) -> tuple[Modes, list[Climb], int]:
@@ -85,7 +94,7 @@ def explore(log_joint: LogJoint, known: Modes) -> tuple[Modes, list[Climb], int]
     idle = 0
     for _ in range(ROUNDS):
         near = modes.weighty
-        starts = _scatter(log_joint, near.locs, near.scales, count)
+        starts = _scatter(log_joint, near, count)
         if not len(starts):
             break
         paths = climb(log_joint, starts)
@@ -104,21 +113,30 @@ def maxima(paths: Climb) -> Modes:
     return Modes(paths.modes, paths.mode_scales, paths.evidence)
 
 
-def _scatter(log_joint: LogJoint, locs: Tensor, scales: Tensor, count: int) -> Tensor:
-    """At most ``count`` points around some Gaussians: half the highest of shells, half any."""
-    total = SCATTER if log_joint.mode != "sequential" else count
+def _scatter(log_joint: LogJoint, near: Modes, count: int) -> Tensor:
+    """At most ``count`` points around some modes, of shells of growing width.
+
+    Half of them are the highest of each shell, a quarter those most surprising beside Gaussians at
+    the modes, which finds narrow modes in a wide one's tail, and a quarter any.
+    """
+    locs, dim = near.locs, near.locs.shape[-1]
+    total = SCATTER if dim > FEW_DIMENSIONS else 4 * SCATTER  # where points can cover the ground
+    total = total if log_joint.mode != "sequential" else count
     pick = torch.randint(len(locs), (total,)).to(locs.device)
     shells = torch.logspace(math.log10(NEAREST), math.log10(FARTHEST), count // 2).to(locs)
-    factor = shells.repeat(-(-total // len(shells)))[:total]
-    noise = torch.randn(total, locs.shape[-1], 1, dtype=locs.dtype).to(locs)
-    points = locs[pick] + factor[:, None] * (scales[pick] @ noise).squeeze(-1)
+    total -= total % len(shells)
+    factor = shells.repeat(total // len(shells))
+    noise = torch.randn(total, dim, 1, dtype=locs.dtype).to(locs)
+    pick = pick[:total]
+    points = locs[pick] + factor[:, None] * (near.scales[pick] @ noise).squeeze(-1)
     value = log_joint.in_chunks(points)
     value = torch.where(torch.isfinite(value), value, -math.inf)
-    whole = len(points) // len(shells) * len(shells)
-    best = value[:whole].reshape(-1, len(shells)).argmax(0) * len(shells)
-    highest = best + torch.arange(len(shells), device=locs.device)
-    some = torch.arange(count - len(shells), device=locs.device)  # of all shells alike
-    index = torch.cat([highest, some])
+    surprise = value - near.log_prob(points)
+    ring = torch.arange(len(shells), device=locs.device)
+    highest = value.reshape(-1, len(shells)).argmax(0) * len(shells) + ring
+    strangest = surprise.reshape(-1, len(shells)).argmax(0) * len(shells) + ring
+    some = torch.arange(count // 4, device=locs.device) * 2  # of all shells alike
+    index = torch.cat([highest, strangest[::2], some])
     return points[index[torch.isfinite(value[index])]]
 
 

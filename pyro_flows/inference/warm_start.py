@@ -34,6 +34,8 @@ from pyro_flows.inference.newton import Climb, climb, lower
 
 # A Hessian costs D gradients of a D-vector; beyond this the natural gradient goes alone.
 LARGEST_HESSIAN = 400
+# Further starts where the first leads to no Gaussian that settles.
+RESTARTS = 2
 
 
 @dataclass
@@ -219,13 +221,29 @@ def _explored(log_joint: LogJoint, known: Modes) -> _Explored:
 
 
 def _search(log_joint: LogJoint, plain: Gaussian, floor: float = -math.inf) -> Start:
-    """The best Gaussian found from a plain one, in the log joint's coordinates."""
+    """The best Gaussian found from a plain one, in the log joint's coordinates.
+
+    One that took all its steps is on hard ground, where another start may lead higher.
+    """
+    best = _search_once(log_joint, plain, floor)
+    for _ in range(RESTARTS):
+        if best.settled or best.growing is not None:
+            break
+        other = _search_once(log_joint, plain, max(floor, best.elbo))
+        spent = best.gradients + other.gradients
+        places = [found.places for found in (best, other) if found.places is not None]
+        best = max(best, other, key=lambda start: start.elbo)
+        best.gradients, best.places = spent, merge(places) if places else None
+    return best
+
+
+def _search_once(log_joint: LogJoint, plain: Gaussian, floor: float) -> Start:
     starts = _starts(log_joint, plain)
     best, spent, places = plain, 0, None
     plain_elbo = plain.elbo = elbo_of(log_joint, plain.loc, plain.scale_tril)
     if len(plain.loc) <= LARGEST_HESSIAN and not log_joint.stochastic:
         paths = climb(log_joint, starts)
-        best, spent = _best_on(log_joint, paths, plain), paths.gradients + 32 * len(paths.locs)
+        best, spent = _best_on(log_joint, paths, plain), paths.gradients
         places = maxima(paths)
     natural = natural_gradient(log_joint, best, floor=floor)
     natural.elbo = elbo_of(log_joint, natural.loc, natural.scale_tril)
@@ -239,6 +257,7 @@ def _search(log_joint: LogJoint, plain: Gaussian, floor: float = -math.inf) -> S
         growing=natural.growing,
         history=natural.history,
         exact=natural.exact and top is natural,
+        settled=natural.settled,
         plain_elbo=plain_elbo,
         places=places,
     )
