@@ -43,7 +43,8 @@ class Stacked:
             and repr(flow) == repr(first)
             and _shapes(flow) == shapes
             and all(
-                torch.equal(a, b) for a, b in zip(flow.buffers(), first.buffers(), strict=True)
+                a.is_floating_point() or torch.equal(a, b)
+                for a, b in zip(flow.buffers(), first.buffers(), strict=True)
             )
             for flow in flows
         )
@@ -57,10 +58,9 @@ class Stacked:
         return self._map("forward", noise, 0)
 
     def _map(self, what: str, x: Tensor, dim: int | None) -> Tensor:
-        parameters = [dict(flow.named_parameters()) for flow in self.flows]
+        tensors = [_tensors(flow) for flow in self.flows]
         stacked = {
-            f"flow.{name}": torch.stack([own[name] for own in parameters])
-            for name in parameters[0]
+            f"flow.{name}": torch.stack([own[name] for own in tensors]) for name in tensors[0]
         }
 
         def one(tensors: dict[str, Tensor], x: Tensor) -> Any:
@@ -84,5 +84,11 @@ class _Call(nn.Module):
         return image
 
 
+def _tensors(flow: Flow) -> dict[str, Tensor]:
+    """Parameters and buffers of real numbers, by name; indices are alike in all flows."""
+    buffers = {name: value for name, value in flow.named_buffers() if value.is_floating_point()}
+    return dict(flow.named_parameters()) | buffers
+
+
 def _shapes(flow: Flow) -> dict[str, torch.Size]:
-    return {name: value.shape for name, value in flow.named_parameters()}
+    return {name: value.shape for name, value in _tensors(flow).items()}

@@ -26,6 +26,7 @@ from pyro_flows.inference.posterior import Posterior
 from pyro_flows.inference.randomness import seeded
 from pyro_flows.inference.warm_start import Start, find_start
 from pyro_flows.training import Report, Schedule, train
+from pyro_flows.transforms import CholeskyAffine
 
 FIRST_CYCLE = 400
 # Far from the optimum fewer draws do: what is in their way is distance, not noise.
@@ -209,6 +210,9 @@ class FlowVI:
         return start
 
     def _train(self, objective: Objective, log_joint: LogJoint) -> Report:
+        for part in objective.guide.modules():
+            if isinstance(part, CholeskyAffine) and part.log_scale.requires_grad:
+                part.measure_in_scales()  # so that one learning rate serves all units
         parameters = [*objective.parameters, *log_joint.parameters.values()]
         particles: tuple[int, ...] = PARTICLES if log_joint.mode != "sequential" else (8, 16)
         if self.num_particles is not None:

@@ -14,6 +14,7 @@ import torch
 from pyro.infer import MCMC, NUTS
 
 from pyro_flows.distributions import Flow, FlowMixture, GaussianMixture
+from pyro_flows.distributions.stacked import Stacked
 from pyro_flows.errors import ContextError, DataError, NoRsampleError, ShapeError
 from pyro_flows.flows import ncsf
 from pyro_flows.transforms import AffineCoupling, CholeskyAffine, SplineCoupling
@@ -298,3 +299,15 @@ def test_inference_mode(alike):
     assert site.shape == (2,)
     assert values.shape[1:] == (5, 2)
     assert torch.allclose(log_prob, mixture.log_prob(value.clone()))
+
+
+def test_flows_whose_locations_are_counted_in_other_units_are_still_stacked():
+    made = [Flow([CholeskyAffine(2)]) for _ in range(2)]
+    for scale, flow in zip((0.1, 30.0), made, strict=True):
+        affine = flow.transform.layers[0]
+        affine.set(loc=torch.tensor([1.0, -2.0]) * scale, scale_tril=scale * torch.eye(2))
+        affine.measure_in_scales()
+    assert Stacked.alike(made)
+    x = torch.randn(5, 2)
+    expected = torch.stack([flow.log_prob(x) for flow in made])
+    torch.testing.assert_close(Stacked(made).log_prob(x), expected)

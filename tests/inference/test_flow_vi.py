@@ -424,3 +424,31 @@ def test_handlers_outside_see_nothing():
     with poutine.trace() as outer, warnings.catch_warnings():
         run(normal_mean, Y, num_steps=2)
     assert not [n for n, s in outer.trace.nodes.items() if s["type"] in ("sample", "param")]
+
+
+class TestScales:
+    """Columns in other units: the posterior is the same but for them."""
+
+    X = torch.randn(40, 3, generator=torch.Generator().manual_seed(0)).double()
+    Y = (X @ torch.tensor([1.5, -1.0, 0.5]).double() > 0.3).double()
+
+    def logistic(self, x):
+        # A prior in each column's own units, so that the posterior is proper and skewed.
+        scale = 3.0 / x.std(0)
+        beta = pyro.sample("beta", dist.Normal(torch.zeros(3).double(), scale).to_event(1))
+        with pyro.plate("data", len(x)):
+            pyro.sample("y", dist.Bernoulli(logits=beta @ x.T), obs=self.Y)
+
+    @pytest.mark.parametrize("units", [[1e4, 1.0, 1e-4], [1e-4, 1e-4, 1e4]])
+    def test_the_gap_is_that_of_other_units(self, units):
+        units = torch.tensor(units).double()
+        plain = FlowVI(self.logistic, progress=False, max_steps=400).run(self.X)
+        scaled = FlowVI(self.logistic, progress=False, max_steps=400).run(self.X * units)
+        assert abs(plain.weights.gap - scaled.weights.gap) < 0.005
+        assert plain.weights.gap > 1e-5, "an exact Gaussian would show nothing"
+        torch.testing.assert_close(
+            plain.draws()["beta"].mean(0),
+            scaled.draws()["beta"].mean(0) * units,
+            rtol=0.05,
+            atol=0.1,
+        )

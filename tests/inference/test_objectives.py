@@ -233,7 +233,7 @@ class TestEdges:
         objective.score()
         torch.manual_seed(0)
         objective.gradient(400_000)
-        got = guide.affine.loc.grad.clone()
+        got = guide.affine.tensors.start["loc"].grad.clone()
 
         def restricted(loc):
             """By quadrature: ln of q's mass inside, and the mean of log p - log q there."""
@@ -252,8 +252,8 @@ class TestEdges:
         objective, guide = self.objective()
         torch.manual_seed(0)
         objective.gradient(400_000)
-        along_paths = guide.affine.loc.grad.clone()
-        guide.affine.loc.grad = None
+        along_paths = guide.affine.tensors.start["loc"].grad.clone()
+        guide.affine.tensors.start["loc"].grad = None
         objective.score()
         objective.gradient(400_000)
-        assert float((along_paths - guide.affine.loc.grad).abs().max()) > 0.05
+        assert float((along_paths - guide.affine.tensors.start["loc"].grad).abs().max()) > 0.05

@@ -148,3 +148,22 @@ def test_set_refuses():
             layer.set(loc=torch.ones(2), scale_tril=bad)
     assert torch.equal(layer.loc, torch.zeros(2))
     assert torch.equal(layer.scale_tril, torch.eye(2))
+
+
+def test_a_location_measured_in_scales_moves_by_them():
+    layer = CholeskyAffine(2)
+    tril = torch.tensor([[1e-4, 0.0], [2e4, 1e4]])
+    layer.set(loc=torch.tensor([3.0, -5e5]), scale_tril=tril)
+    x = torch.randn(7, 2)
+    before = layer(x).detach()
+    layer.measure_in_scales()
+    torch.testing.assert_close(layer(x).detach(), before)
+    torch.testing.assert_close(layer.inv(before), x, atol=1e-2, rtol=0)
+    torch.testing.assert_close(layer.loc.detach(), torch.tensor([3.0, -5e5]))
+    with torch.no_grad():
+        layer.tensors.start["loc"].add_(1.0)
+    torch.testing.assert_close(
+        layer(x) - before, torch.tensor([1e-4, 1e4]).expand(7, 2), rtol=0.05, atol=0
+    )
+    layer.set(loc=torch.tensor([1.0, 2.0]))
+    torch.testing.assert_close(layer.loc.detach(), torch.tensor([1.0, 2.0]))

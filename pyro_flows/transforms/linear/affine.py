@@ -72,6 +72,10 @@ class AffineMap(Layer):
     def _divide(self, y: Tensor, tensors: Tensors) -> Tensor:
         """``W^-1 y``."""
 
+    def _loc(self, tensors: Tensors) -> Tensor:
+        """The location, of the tensors' leading axes."""
+        return tensors["loc"]
+
     def _ladj(self, tensors: Tensors) -> Tensor:
         """log|det W|, of the tensors' leading axes."""
         return torch.zeros_like(tensors["loc"][..., 0])
@@ -80,12 +84,12 @@ class AffineMap(Layer):
         """``loc + W x``."""
         self.check(x, context)
         tensors = self.tensors(context)
-        y = tensors["loc"] + self._multiply(x, tensors)
+        y = self._loc(tensors) + self._multiply(x, tensors)
         return y, self._ladj(tensors).expand(y.shape[:-1])
 
     def inverse_and_ladj(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """``W^-1 (y - loc)``."""
         self.check(y, context)
         tensors = self.tensors(context)
-        x = self._divide(y - tensors["loc"], tensors)
+        x = self._divide(y - self._loc(tensors), tensors)
         return x, (-self._ladj(tensors)).expand(x.shape[:-1])

@@ -45,6 +45,7 @@ class CholeskyAffine(AffineMap):
     """
 
     positions: Tensor
+    unit: Tensor
 
     def __init__(
         self, dim: int, context_dim: int = 0, hidden_dims: Sequence[int] = (64, 64)
@@ -52,11 +53,12 @@ class CholeskyAffine(AffineMap):
         start = {"log_scale": torch.zeros(dim), "lower": torch.zeros(dim * (dim - 1) // 2)}
         super().__init__(dim, start, context_dim, hidden_dims)
         self.register_index("positions", strict_lower_positions(dim))
+        self.register_buffer("unit", torch.ones(dim))
 
     @property
-    def loc(self) -> nn.Parameter:
-        """The location, shape ``(dim,)``."""
-        return self.tensors.start["loc"]
+    def loc(self) -> Tensor:
+        """The location, shape ``(dim,)``, without what a context adds."""
+        return self.unit * self.tensors.start["loc"]
 
     @property
     def log_scale(self) -> nn.Parameter:
@@ -95,12 +97,23 @@ class CholeskyAffine(AffineMap):
                 f"{tuple(scale_tril.shape)}. Pass torch.linalg.cholesky of a covariance."
             )
         if loc is not None:
-            self.loc.copy_(loc)
+            self.tensors.start["loc"].copy_(loc / self.unit)
         if scale_tril is not None:
             diagonal = scale_tril.diagonal()
             self.log_scale.copy_(diagonal.log())
             unit = scale_tril / diagonal.unsqueeze(-1)
             self.lower.copy_(unit.reshape(-1)[self.positions])
+
+    @torch.no_grad()
+    def measure_in_scales(self) -> None:
+        """Count the location in standard deviations, as they are now, from here on.
+
+        Nothing moves; but an optimiser's step of 0.03, which is 0.03 in the coordinates' own units
+        until then, becomes 0.03 standard deviations of each, given those before it.
+        """
+        loc = self.loc.clone()
+        self.unit.copy_(self.log_scale.exp())
+        self.set(loc=loc)
 
     def _is_factor(self, tril: Tensor) -> bool:
         if tril.shape != (self.dim, self.dim):
@@ -116,6 +129,9 @@ class CholeskyAffine(AffineMap):
     def _divide(self, y: Tensor, tensors: Tensors) -> Tensor:
         scaled = (-tensors["log_scale"]).exp() * y
         return triangular_solve(self._strict(tensors), scaled, unitriangular=True)
+
+    def _loc(self, tensors: Tensors) -> Tensor:
+        return self.unit * tensors["loc"]
 
     def _ladj(self, tensors: Tensors) -> Tensor:
         return tensors["log_scale"].sum(-1)
