@@ -6,10 +6,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyro
+import pyro.distributions as dist
 import torch
 from numpy.typing import NDArray
 from pyro.infer.autoguide.guides import AutoContinuous
@@ -17,7 +21,7 @@ from torch import Tensor
 
 from pyro_flows.diagnostics import ImportanceWeights, Verdict, importance_weights, judge, resample
 from pyro_flows.diagnostics.verdict import RELIABLE_GAP
-from pyro_flows.errors import GuideError
+from pyro_flows.errors import GuideError, InfeasibleModelError
 from pyro_flows.guides import AutoFlow, LogJoint, structure
 from pyro_flows.guides.unpack import coordinate_sites
 from pyro_flows.inference.bursts import CHAINS, burst
@@ -32,6 +36,8 @@ from pyro_flows.training import Report
 # A pool ten times the draws handed over, so that resampling without replacement has a choice.
 POOL = 40_000
 SLOW_POOL = 2_000
+# Draws that are looked for around a place.
+NEARBY = 4000
 # Of the mass, the share that may lie where the guide doesn't reach.
 LARGEST_MISSED = 0.01
 # How far a mean may drift, standard deviations, or a log standard deviation; by so many standard
@@ -62,10 +68,13 @@ class Assessment:
     gradients: int
 
 
-def assess(guide: AutoContinuous, *args: Any, seed: int = 0, **kwargs: Any) -> Posterior:
+def assess(
+    model: Callable[..., Any], guide: AutoContinuous, *args: Any, seed: int = 0, **kwargs: Any
+) -> Posterior:
     """Judge a guide that was trained elsewhere, as :class:`FlowVI` judges its own.
 
     Args:
+        model: the Pyro model, whole: a guide may have been made for a part of it.
         guide: an ``AutoContinuous``, such as ``AutoFlow``, ``AutoDiagonalNormal`` or
             ``AutoMultivariateNormal``, trained; it is left as it is.
         *args: the model's arguments.
@@ -75,6 +84,9 @@ def assess(guide: AutoContinuous, *args: Any, seed: int = 0, **kwargs: Any) -> P
     Returns:
         A posterior like that of ``FlowVI.run``: verdict, draws (corrected where that helps),
         summary, ArviZ.
+
+    Raises:
+        GuideError: the guide isn't trained, or has no density.
 
     Cost: some ten thousand gradients, and 40,000 evaluations of the log joint.
 
@@ -87,7 +99,7 @@ def assess(guide: AutoContinuous, *args: Any, seed: int = 0, **kwargs: Any) -> P
         >>> guide = AutoDiagonalNormal(model)
         >>> svi = SVI(model, guide, pyro.optim.Adam({"lr": 0.05}), Trace_ELBO())
         >>> losses = [svi.step(y) for _ in range(5)]
-        >>> pyro_flows.assess(guide, y).verdict.status
+        >>> pyro_flows.assess(model, guide, y).verdict.status
         'not reliable'
     """
     if not isinstance(guide, AutoContinuous):
@@ -100,28 +112,43 @@ def assess(guide: AutoContinuous, *args: Any, seed: int = 0, **kwargs: Any) -> P
             "assess expected a trained guide, but this one hasn't seen its model's arguments yet. "
             "Train it first, by SVI, or use FlowVI(model).run(...), which trains and judges."
         )
-    begun = time.perf_counter()
-    with seeded(seed):
+    begun, report = time.perf_counter(), Report(stop_reason="not trained here")
+    # A guide of NaN is judged, too.
+    with seeded(seed), pyro.validation_enabled(False):
+        check_density(guide, args, kwargs)
+        if isinstance(guide, AutoFlow):
+            guide._check_unchanged(args, kwargs)
         through = guide.noncentring if isinstance(guide, AutoFlow) else None
-        model = guide.bare_model if isinstance(guide, AutoFlow) else guide.model
         log_joint = LogJoint(model, guide, args, kwargs, through=through)
         objective = Objective(guide, log_joint, args, kwargs)
         start = elsewhere(objective)
-        found = examine(objective, start, Report(stop_reason="not trained here"))
-    gradients = found.gradients + start.gradients
-    seconds = time.perf_counter() - begun
+        found = examine(objective, start, report)
     return Posterior(
         guide=guide,
         log_joint=log_joint,
         pool=found.pool,
         weights=found.weights,
         verdict=found.verdict,
-        report=Report(stop_reason="not trained here"),
-        cost={"gradients": gradients, "seconds": seconds},
+        report=report,
+        cost={
+            "gradients": found.gradients + start.gradients,
+            "seconds": time.perf_counter() - begun,
+        },
         seed=seed,
         args=args,
         kwargs=kwargs,
     )
+
+
+def check_density(guide: AutoContinuous, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Raise GuideError for a guide that is a single point."""
+    posterior = guide.get_posterior(*args, **kwargs)
+    if isinstance(getattr(posterior, "base_dist", posterior), dist.Delta):
+        raise GuideError(
+            f"Expected a guide with a density, but got {type(guide).__name__}, a single point. "
+            "Use AutoFlow(model); of AutoLaplaceApproximation, "
+            "guide.laplace_approximation(*args)."
+        )
 
 
 @torch.no_grad()
@@ -134,9 +161,10 @@ def elsewhere(objective: Objective) -> Start:
         inside = z
     scale = torch.diag(inside.std(0).clamp_min(1e-6))
     start = Start(inside.mean(0), scale)
-    if log_joint.stochastic:
-        return start
-    start.places, start.gradients = look_around(log_joint, start)
+    # Where nothing is finite the weights will say so.
+    if not log_joint.stochastic:
+        with suppress(InfeasibleModelError):
+            start.places, start.gradients = look_around(log_joint, start)
     return start
 
 
@@ -151,7 +179,7 @@ def examine(objective: Objective, start: Start | None, report: Report) -> Assess
     log_joint = objective.log_joint
     pool = _pool(objective, POOL if log_joint.mode != "sequential" else SLOW_POOL)
     weights = importance_weights(pool.log_p, pool.log_q)
-    missed = _missed_mass(objective, start, weights)
+    missed = _missed_mass(objective, start, weights, pool)
     faults = _faults(objective, start, report, missed)
     notes = ["Not checked for further modes."] if missed is None else []
     gradients = 0
@@ -218,6 +246,8 @@ def _faults(
 
 def _widening(objective: Objective, start: Start) -> Faults:
     """Whether training, which could have gone on, has made some coordinates much wider."""
+    if getattr(objective.guide, "modes", 1) > 1 or start.places is None:
+        return []  # the start was not one Gaussian, or is of other coordinates
     z, _, _ = objective.draw_inner(2048)
     # Quartiles, since tails may hold anything; 1.35 standard deviations apart in a Gaussian.
     low, high = torch.quantile(z, z.new_tensor([0.25, 0.75]), dim=0)
@@ -226,8 +256,8 @@ def _widening(objective: Objective, start: Start) -> Faults:
         return []
     sites = _names(objective.guide, wide)
     reason = (
-        f"The posterior may be improper: the spread of {sites} was still growing when training "
-        "stopped."
+        f"The spread of {sites} was still growing when training stopped: the posterior may be "
+        "improper, or has long tails."
     )
     return [(reason, "train longer: FlowVI(..., max_steps=20_000); or give proper priors.")]
 
@@ -239,7 +269,7 @@ def _names(guide: AutoContinuous, marked: Tensor) -> str:
 
 
 def _missed_mass(
-    objective: Objective, start: Start | None, weights: ImportanceWeights
+    objective: Objective, start: Start | None, weights: ImportanceWeights, pool: Pool
 ) -> float | None:
     """The share of the mass at places found by the warm start that the guide doesn't reach.
 
@@ -248,10 +278,11 @@ def _missed_mass(
     """
     if start is None or start.places is None or start.growing is not None:
         return None
+    log_joint = objective.log_joint
+    z = torch.as_tensor(pool.z[:NEARBY]).to(start.places.locs)
+    z = z if log_joint.through is None else log_joint.through.inv(z)
     try:
-        return missed_mass(
-            objective.log_joint, objective.log_q, start.places, weights.log_evidence
-        )
+        return missed_mass(log_joint, objective.log_q, start.places, weights.log_evidence, z)
     except (NotImplementedError, KeyError):  # Pyro's own transforms that have no inverse
         return None
 
@@ -260,7 +291,7 @@ def _drifting(objective: Objective, pool: Pool, weights: ImportanceWeights) -> t
     """Whether bursts from the draws that would be handed over move their marginals."""
     log_joint = objective.log_joint
     if log_joint.mode == "sequential" or not weights.khat_applicable:
-        return [], 0  # too slow; or exact
+        return [], 0  # too slow; or exact, in a guide with a density
     index = torch.as_tensor(_handed_over(pool, weights))
     z = torch.as_tensor(pool.z)[index].to(next(objective.guide.parameters()))
     z = z if log_joint.through is None else log_joint.through.inv(z)

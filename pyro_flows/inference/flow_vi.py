@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pyro
-import pyro.distributions as dist
 import torch
 from pyro.infer.autoguide.guides import AutoContinuous
 from torch import Tensor
@@ -20,7 +19,7 @@ from pyro_flows.diagnostics.verdict import RELIABLE_GAP
 from pyro_flows.errors import GuideError, InfeasibleModelError
 from pyro_flows.guides import AutoFlow, LogJoint, init_to_median_or_feasible, structure
 from pyro_flows.guides.auto_flow import FlowSpec
-from pyro_flows.inference.assessment import elsewhere, examine
+from pyro_flows.inference.assessment import check_density, elsewhere, examine
 from pyro_flows.inference.objectives import Objective
 from pyro_flows.inference.posterior import Posterior
 from pyro_flows.inference.randomness import seeded
@@ -174,11 +173,7 @@ class FlowVI:
         # Other guides make their parameters in a first call; their global names are not used.
         with pyro.get_param_store().scope():
             guide(*args, **kwargs)
-        if isinstance(guide.get_posterior(*args, **kwargs), dist.Delta):
-            raise GuideError(
-                f"FlowVI expected a guide with a density, but got {type(guide).__name__}, a "
-                "single point. Use AutoFlow(model)."
-            )
+        check_density(guide, args, kwargs)
         return guide
 
     def _warm_start(

@@ -96,6 +96,7 @@ def natural_gradient(
     *,
     floor: float = -math.inf,
     known: Sequence[Gaussian] = (),
+    scaled: bool = False,
 ) -> Gaussian:
     """Ascend the ELBO of a Gaussian in its own whitened coordinates, until it settles.
 
@@ -109,6 +110,8 @@ def natural_gradient(
         floor: an ELBO below which it is of no use: it is given up when, at the pace of its last
             steps, it wouldn't get there.
         known: it is given up, too, when it is about to become one of these.
+        scaled: whether the start's scale comes from second derivatives, so that a much larger one
+            is a sign of a posterior that isn't proper.
     """
     loc, scale, dim = start.loc.clone(), start.scale_tril.clone(), len(start.loc)
     particles = max(64, 2 * dim)
@@ -173,8 +176,10 @@ def natural_gradient(
         loc, scale, gradients=gradients, history=history, exact=exact, given_up=given_up
     )
     result.settled = step < NATURAL_STEPS
-    most = LARGEST_GROWTH.get(loc.dtype, 1e4)
-    growing = scale.norm(dim=-1) > most * start.scale_tril.norm(dim=-1)
+    growing = torch.zeros_like(loc, dtype=torch.bool)
+    if scaled:
+        most = LARGEST_GROWTH.get(loc.dtype, 1e4)
+        growing = scale.norm(dim=-1) > most * start.scale_tril.norm(dim=-1)
     if steps > NATURAL_STEPS and step >= NATURAL_STEPS:
         growing = growing | _grows(spreads)
     result.growing = growing if bool(growing.any()) and not given_up else None

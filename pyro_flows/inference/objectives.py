@@ -54,13 +54,13 @@ class Objective:
         self.guide, self.log_joint = guide, log_joint
         self.args, self.kwargs = args, kwargs or {}
         self.gradients = 0
-        self.edges = False
         self._count = 256 if log_joint.mode == "sequential" else heldout
         self.reread()
 
     def reread(self) -> None:
         """Look at the guide again, after its flow was put in the place of another."""
         guide = self.guide
+        self.edges = False
         # Path gradients freeze the flow's own parameters for the inverse pass.
         self.parameters = [p for p in guide.parameters() if p.requires_grad]
         self._heldout: tuple[Tensor, Tensor | None] | None = None
@@ -177,7 +177,8 @@ class Objective:
             _, log_p, log_q = self._draw(self._count, self._heldout)
         every = log_p - log_q
         ratio = every[torch.isfinite(every)]
-        self.edges = self.edges or len(ratio) < (1 - OUTSIDE) * len(every)
+        outside = (log_p == -math.inf).double().mean()
+        self.edges = self.edges or float(outside) > OUTSIDE
         if len(ratio) < 2:
             return Score(every)
         gap = torch.logsumexp(ratio, 0) - math.log(len(ratio)) - ratio.mean()

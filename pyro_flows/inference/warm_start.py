@@ -245,7 +245,7 @@ def _search_once(log_joint: LogJoint, plain: Gaussian, floor: float) -> Start:
         paths = climb(log_joint, starts)
         best, spent = _best_on(log_joint, paths, plain), paths.gradients
         places = maxima(paths)
-    natural = natural_gradient(log_joint, best, floor=floor)
+    natural = natural_gradient(log_joint, best, floor=floor, scaled=best is not plain)
     natural.elbo = elbo_of(log_joint, natural.loc, natural.scale_tril)
     # Too noisy, or no better: keep what it came from, and what was learned on the way.
     top = natural if natural.elbo >= best.elbo else best

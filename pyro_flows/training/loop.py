@@ -111,6 +111,7 @@ class _Loop:
             steps = min(steps, budget - self.report.steps)
             before, done = self.best, self.report.steps
             diverged = self._cycle(cycle, steps, peak, bar)
+            self.report.gaining = False
             if now() >= self.deadline:
                 self.report.stop_reason = "the time limit was reached"
                 return
@@ -129,6 +130,7 @@ class _Loop:
                 return
             gain, se = self.best.gain_over(before)
             idle = gain < max(schedule.min_gain, schedule.min_gain_se * se)
+            self.report.gaining = not idle
             near = self.best.excess <= NEAR * schedule.good_enough
             if (idle or near) and schedule.polish is not None and left:
                 left -= 1
@@ -141,7 +143,6 @@ class _Loop:
                     f"{self.words.heldout}"
                 )
                 return
-        self.report.gaining = True
         self.report.stop_reason = f"the budget of {self.report.steps} steps was used up"
 
     def _cycle(self, cycle: int, steps: int, peak: float, bar: Any) -> bool:

@@ -234,10 +234,12 @@ def judge_truth(errors: dict[str, float | None]) -> str:
     shares = [
         abs(value) / limit
         for name, limit in WRONG.items()
-        if (value := errors.get(name)) is not None and not math.isnan(value)
+        if (value := errors.get(name)) is not None
     ]
     if not shares:
         return "unknown"
+    if any(math.isnan(share) for share in shares):
+        return "wrong"  # of draws that aren't numbers nothing is right
     return "wrong" if max(shares) > 1 else "right" if max(shares) < 0.5 else "grey"
 
 

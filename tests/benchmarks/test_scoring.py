@@ -193,7 +193,8 @@ def test_evidence_error_is_that_of_its_batches() -> None:
     ("errors", "truth"),
     [
         ({}, "unknown"),
-        ({"mean": None, "log_z": math.nan}, "unknown"),
+        ({"mean": None, "log_z": math.nan}, "wrong"),
+        ({"mean": None, "log_z": None}, "unknown"),
         ({"mean": 0.05, "quantile": 0.04}, "right"),
         ({"mean": -0.15}, "grey"),
         ({"mean": 0.05, "log_z": -0.2}, "wrong"),

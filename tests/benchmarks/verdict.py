@@ -21,6 +21,7 @@ import json
 import sys
 import time
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from posteriordb import Target, targets
 from posteriordb.defects import guides
 from posteriordb.errors import errors
 from posteriordb.rates import table
+from pyro.infer.autoguide.guides import AutoContinuous
 from scoring import judge_truth
 
 from pyro_flows import assess
@@ -51,36 +53,40 @@ DEFAULT = (
 )
 
 
-def judge_all(target: Target, seed: int) -> list[Row]:
+def judge_all(target: Target, seed: int) -> Iterator[Row]:
     """Judges a target's guides, good and wrong."""
-    rows = []
     for defect, guide in guides(target, seed):
-        pyro.clear_param_store()
-        start = time.perf_counter()
-        posterior = assess(guide, *target.args, seed=seed, **target.kwargs)
-        seconds = time.perf_counter() - start
-        found = errors(target, posterior.draws(N_DELIVERED))
-        known = {name: found[name] for name in ("mean", "log_sd", "quantile", "modes")}
-        if target.log_z is not None:
-            known["log_z"] = posterior.log_evidence - target.log_z
-        weights = posterior.weights
-        rows.append(
-            {
-                "target": target.name,
-                "seed": seed,
-                "defect": defect,
-                "status": posterior.verdict.status,
-                "truth": "wrong" if target.improper else judge_truth(known),
-                "errors": known,
-                "reasons": list(posterior.verdict.reasons),
-                "seconds": seconds,
-                "gradients": posterior.cost["gradients"],
-                "gap": weights.gap,
-                "khat": weights.khat,
-                "ess": weights.kish_ess,
-            }
-        )
-    return rows
+        row: Row = {"target": target.name, "seed": seed, "defect": defect}
+        try:
+            yield row | judge_one(target, guide, seed)
+        except Exception as error:
+            # One guide that fails shouldn't cost the others.
+            traceback.print_exc()
+            yield row | {"error": f"{type(error).__name__}: {error}"}
+
+
+def judge_one(target: Target, guide: AutoContinuous, seed: int) -> Row:
+    """The verdict on a guide, and the truth about the draws that are handed over."""
+    pyro.clear_param_store()
+    start = time.perf_counter()
+    posterior = assess(target.model, guide, *target.args, seed=seed, **target.kwargs)
+    seconds = time.perf_counter() - start
+    found = errors(target, posterior.draws(N_DELIVERED))
+    known = {name: found[name] for name in ("mean", "log_sd", "quantile", "modes")}
+    if target.log_z is not None:
+        known["log_z"] = posterior.log_evidence - target.log_z
+    weights = posterior.weights
+    return {
+        "status": posterior.verdict.status,
+        "truth": "wrong" if target.improper else judge_truth(known),
+        "errors": known,
+        "reasons": list(posterior.verdict.reasons),
+        "seconds": seconds,
+        "gradients": posterior.cost["gradients"],
+        "gap": weights.gap,
+        "khat": weights.khat,
+        "ess": weights.kish_ess,
+    }
 
 
 def read(path: Path) -> list[Row]:
@@ -91,7 +97,7 @@ def read(path: Path) -> list[Row]:
 
 def run(chosen: dict[str, Target], seeds: list[int], out: Path) -> None:
     """Appends the rows of each target and seed that ``out`` doesn't have yet."""
-    done = {(row["target"], row["seed"]) for row in read(out)}
+    done = {(row["target"], row["seed"]) for row in read(out) if "error" not in row}
     for seed in seeds:
         for name, target in chosen.items():
             if (name, seed) in done:

@@ -10,11 +10,17 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro.infer import SVI, Trace_ELBO
-from pyro.infer.autoguide import AutoDiagonalNormal, AutoMultivariateNormal, AutoNormal
+from pyro.infer.autoguide import (
+    AutoDiagonalNormal,
+    AutoLaplaceApproximation,
+    AutoMultivariateNormal,
+    AutoNormal,
+)
+from pyro.ops.indexing import Vindex
 from torch.distributions import constraints
 
 from pyro_flows import AutoFlow, FlowVI, assess
-from pyro_flows.errors import GuideError
+from pyro_flows.errors import ChangedModelError, GuideError
 from pyro_flows.guides import LogJoint
 from pyro_flows.inference.assessment import DRIFT_ERRORS, LARGEST_DRIFT
 from pyro_flows.inference.bursts import burst
@@ -101,16 +107,16 @@ class TestAssess:
         factor = torch.linalg.cholesky(COVARIANCE)
         guide.scale = factor.diagonal()
         guide.scale_tril = factor / factor.diagonal()[:, None]
-        posterior = assess(guide)
+        posterior = assess(gaussian, guide)
         assert posterior.verdict.status == "reliable"
         assert abs(posterior.log_evidence) < 1e-6
         assert abs(float(posterior.draws(1000)["x"][:, 0].mean()) - 5) < 0.3
 
     def test_a_mean_field_guide_of_a_correlated_posterior_is_not_reliable(self):
         guide = set_normal(
-            AutoDiagonalNormal(gaussian), loc=[5.0, -1.0, 0.0], scale=[0.1, 0.02, 100.0]
+            AutoDiagonalNormal(gaussian), loc=[5.0, -1.0, 0.0], scale=[0.87, 0.22, 100.0]
         )
-        assert assess(guide).verdict.status == "not reliable"
+        assert assess(gaussian, guide).verdict.status == "not reliable"
 
     def test_a_missed_mode_is_told(self):
         def two():
@@ -128,7 +134,7 @@ class TestAssess:
             loc=[6.0, 6.0],
             scale=[1.0, 1.0],
         )
-        verdict = assess(guide).verdict
+        verdict = assess(two, guide).verdict
         assert verdict.status == "not reliable"
         assert "modes may be missing" in str(verdict)
 
@@ -138,11 +144,11 @@ class TestAssess:
         torch.manual_seed(4)
         expected = torch.rand(3)
         torch.manual_seed(4)
-        first = assess(guide, seed=1)
+        first = assess(gaussian, guide, seed=1)
         assert torch.equal(torch.rand(3), expected)
         for name, value in guide.state_dict().items():
             assert torch.equal(value, before[name])
-        second = assess(guide, seed=1)
+        second = assess(gaussian, guide, seed=1)
         assert first.elbo == second.elbo
         assert first.cost["gradients"] == second.cost["gradients"] > 0
 
@@ -157,14 +163,62 @@ class TestAssess:
         svi = SVI(model, guide, pyro.optim.Adam({"lr": 0.05}), Trace_ELBO(num_particles=8))
         for _ in range(400):
             svi.step(y)
-        posterior = assess(guide, y)
+        posterior = assess(model, guide, y)
         assert posterior.verdict.status != "not reliable"
         assert abs(float(posterior.draws(2000)["mean"].mean()) - 2) < 0.1
+
+    def test_thin_tails_are_no_missed_mode(self):
+        def normal():
+            pyro.sample("x", dist.Normal(torch.zeros(10).double(), 1.0).to_event(1))
+
+        guide = set_normal(AutoDiagonalNormal(normal), loc=[0.0] * 10, scale=[0.75] * 10)
+        posterior = assess(normal, guide)
+        assert posterior.verdict.status == "corrected"
+        assert abs(float(posterior.draws(4000)["x"].std(0).log().mean())) < 0.05
+
+    def test_the_whole_model_counts_and_not_the_guides_part(self):
+        y = torch.tensor([-2.0, -1.5, 1.7, 2.2, 2.0, -1.8]).double()
+
+        def mixture(y):
+            locs = pyro.sample("locs", dist.Normal(torch.zeros(2).double(), 3.0).to_event(1))
+            with pyro.plate("data", len(y)):
+                k = pyro.sample(
+                    "k", dist.Categorical(torch.ones(2)), infer={"enumerate": "parallel"}
+                )
+                pyro.sample("y", dist.Normal(Vindex(locs)[..., k], 0.5), obs=y)
+
+        guide = set_normal(
+            AutoDiagonalNormal(pyro.poutine.block(mixture, expose=["locs"])),
+            y,
+            loc=[0.0, 0.0],
+            scale=[3.0, 3.0],
+        )
+        assert assess(mixture, guide, y).verdict.status == "not reliable"
+
+    def test_a_guide_of_nan_is_judged(self):
+        guide = set_normal(AutoDiagonalNormal(gaussian), loc=[math.nan] * 3, scale=[1.0, 1.0, 1.0])
+        assert assess(gaussian, guide).verdict.status == "not reliable"
+
+    def test_a_point_is_refused(self):
+        guide = AutoLaplaceApproximation(gaussian)
+        guide()
+        with pytest.raises(GuideError, match="single point"):
+            assess(gaussian, guide)
+
+    def test_arguments_of_another_shape_are_refused(self):
+        def model(y):
+            with pyro.plate("data", len(y)):
+                x = pyro.sample("x", dist.Normal(0.0, 1.0))
+                pyro.sample("y", dist.Normal(x, 1.0), obs=y)
+
+        guide = AutoFlow(model).setup(torch.zeros(5))
+        with pytest.raises(ChangedModelError):
+            assess(model, guide, torch.zeros(6))
 
     @pytest.mark.parametrize("guide", [AutoNormal(gaussian), AutoFlow(gaussian)])
     def test_what_cannot_be_judged_is_refused(self, guide):
         with pytest.raises(GuideError, match="assess expected"):
-            assess(guide)
+            assess(gaussian, guide)
 
 
 def test_a_posterior_of_another_guide_is_checked_for_modes():

@@ -216,17 +216,39 @@ class TestMissedMass:
     def places(self):
         return merge([one_place(mean) for mean in MEANS])
 
+    def draws(self, index):
+        generator = torch.Generator().manual_seed(1)
+        return MEANS[index] + torch.randn(2000, 2, generator=generator, dtype=torch.float64)
+
     def test_a_guide_on_one_mode_misses_the_others(self):
         log_joint, _ = log_joint_of(three)
         with seeded(0):
-            missed = missed_mass(log_joint, self.log_q(0), self.places(), math.log(0.6))
+            missed = missed_mass(
+                log_joint, self.log_q(0), self.places(), math.log(0.6), self.draws(0)
+            )
         # Of 0.6 that it sees and 0.3 at the heaviest place that it doesn't.
         assert missed == pytest.approx(0.3 / 0.9, rel=0.05)
 
     def test_a_guide_on_all_misses_nothing(self):
         log_joint, _ = log_joint_of(three)
         with seeded(0):
-            assert missed_mass(log_joint, log_three, self.places(), 0.0) == 0.0
+            draws = torch.cat([self.draws(0), self.draws(1), self.draws(2)])
+            assert missed_mass(log_joint, log_three, self.places(), 0.0, draws) == 0.0
+
+    def test_a_place_among_the_draws_is_left_to_the_weights(self):
+        log_joint, _ = log_joint_of(three)
+        narrow = 0.5 * self.draws(0) + 0.5 * MEANS[0]
+
+        def log_q(z):
+            return -2 * (z - MEANS[0]).square().sum(-1) - math.log(math.pi / 2)
+
+        with seeded(0):
+            missed = missed_mass(log_joint, log_q, one_place(MEANS[0]), math.log(0.6), narrow)
+            assert missed == 0.0
+            elsewhere = missed_mass(
+                log_joint, log_q, one_place(MEANS[0]), math.log(0.6), narrow + 100
+            )
+        assert elsewhere > 0.01
 
     def test_a_guide_that_is_nan_there_misses_it(self):
         log_joint, _ = log_joint_of(three)
@@ -236,7 +258,7 @@ class TestMissedMass:
             return torch.where(near, self.log_q(0)(z), torch.nan)
 
         with seeded(0):
-            missed = missed_mass(log_joint, log_q, self.places(), math.log(0.6))
+            missed = missed_mass(log_joint, log_q, self.places(), math.log(0.6), self.draws(0))
         assert missed == pytest.approx(0.3 / 0.9, rel=0.05)
 
     def test_the_verdict_says_so(self, monkeypatch):
@@ -259,7 +281,11 @@ class TestMissedMass:
         log_joint, _ = log_joint_of(half)
         place = one_place([0.5, 0.0])
         with seeded(0):
-            missed = missed_mass(log_joint, lambda z: -0.5 * z.square().sum(-1), place, 0.0)
+            # Draws elsewhere, or the place would count as reached.
+            elsewhere = 50 + torch.randn(100, 2).double()
+            missed = missed_mass(
+                log_joint, lambda z: -0.5 * z.square().sum(-1), place, 0.0, elsewhere
+            )
         assert missed == 0.0
 
 

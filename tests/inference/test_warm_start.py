@@ -218,7 +218,16 @@ class TestImproperPosterior:
         # What is flat in float64 is rounding noise in float32, and stops growing there.
         posterior = FlowVI(ridge, seed=seed, num_steps=5, progress=False).run(X, LINE)
         single = FlowVI(ridge, seed=seed, num_steps=5, progress=False).run(X.float(), LINE.float())
+        assert "improper" in single.verdict.reasons[0]
         assert posterior.verdict.reasons[0] == single.verdict.reasons[0]
+
+    def test_a_large_scale_is_no_sign_of_it(self):
+        # More latents than second derivatives are taken of, so that the search starts at 0.1.
+        def wide():
+            pyro.sample("x", dist.Normal(torch.zeros(401), 1e4).to_event(1))
+
+        posterior = FlowVI(wide, num_steps=5, progress=False).run()
+        assert not any("improper" in reason for reason in posterior.verdict.reasons)
 
     def test_one_observation_of_unknown_mean_and_scale_is_not_reliable(self):
         # Improper along a curve on which a Gaussian neither grows nor settles.

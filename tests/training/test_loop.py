@@ -195,6 +195,11 @@ class TestStopReasons:
     def test_the_budget(self):
         report = Quadratic().train(cycles=(10, 20), learning_rate=0.05)
         assert report.stop_reason == "the budget of 30 steps was used up"
+        assert report.gaining
+        problem = Quadratic()
+        report = problem.train(cycles=(200, 200), min_gain=1e6, polish=0.3)
+        assert report.stop_reason == "the budget of 400 steps was used up"
+        assert not report.gaining
 
     def test_a_gain_within_noise_is_no_gain(self):
         # Draws that disagree about the gain: 2 standard errors are more than the mean gain.
