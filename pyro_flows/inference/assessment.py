@@ -91,6 +91,7 @@ def assess(
     Cost: some ten thousand gradients, and 40,000 evaluations of the log joint.
 
     Example:
+        >>> from pyro.infer.autoguide import AutoDiagonalNormal
         >>> def model(y):
         ...     mean = pyro.sample("mean", dist.Normal(0.0, 10.0))
         ...     with pyro.plate("data", len(y)):
