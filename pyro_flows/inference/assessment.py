@@ -100,7 +100,7 @@ def assess(
         >>> guide = AutoDiagonalNormal(model)
         >>> svi = SVI(model, guide, pyro.optim.Adam({"lr": 0.05}), Trace_ELBO())
         >>> losses = [svi.step(y) for _ in range(5)]
-        >>> pyro_flows.assess(model, guide, y).verdict.status
+        >>> assess(model, guide, y).verdict.status
         'not reliable'
     """
     if not isinstance(guide, AutoContinuous):
