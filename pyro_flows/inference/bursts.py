@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pyro_flows.guides import LogJoint
 
-CHAINS, TRAJECTORIES, LEAPFROGS = 512, 4, 5
+CHAINS, TRAJECTORIES, LEAPFROGS = 256, 4, 5
 # Steps are halved until so many proposals are accepted, so many times at most.
 ACCEPTED, HALVINGS = 0.6, 8
 

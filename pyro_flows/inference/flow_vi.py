@@ -47,6 +47,9 @@ class FlowVI:
         seed: all random numbers of the run; the global random state is left as it was.
         num_steps: train exactly this many steps; by default until there is no more gain.
         max_steps: the most steps if ``num_steps`` isn't given.
+        max_gradients: the most gradients of the log joint that search and training may take, for
+            models whose every evaluation counts. The search, mostly 2,000 to 50,000, isn't cut
+            short; judging takes up to 20,000 more.
         num_particles: draws per step; by default 64 in the first cycle, 128 in the second, 256
             from then on.
         learning_rate: peak learning rate.
@@ -76,6 +79,7 @@ class FlowVI:
         seed: int = 0,
         num_steps: int | None = None,
         max_steps: int = 6000,
+        max_gradients: int | None = None,
         num_particles: int | None = None,
         learning_rate: float = 3e-2,
         init_loc_fn: Callable[[dict[str, Any]], Tensor] = init_to_median_or_feasible,
@@ -96,7 +100,8 @@ class FlowVI:
             raise GuideError(
                 f"FlowVI expected seed to be an integer >= 0, but got {seed!r}. 0 is the default."
             )
-        for name, value in {"num_steps": num_steps, "max_steps": max_steps}.items():
+        budgets = {"num_steps": num_steps, "max_steps": max_steps, "max_gradients": max_gradients}
+        for name, value in budgets.items():
             if value is not None and (not isinstance(value, int) or value < 1):
                 raise GuideError(
                     f"FlowVI expected {name} >= 1, but got {value!r}. Leave it out, and training "
@@ -104,7 +109,7 @@ class FlowVI:
                 )
         self.model, self.seed, self.progress = model, seed, progress
         self.flow, self.init_loc_fn, self.guide = flow, init_loc_fn, guide
-        self.num_steps, self.max_steps = num_steps, max_steps
+        self.num_steps, self.max_steps, self.max_gradients = num_steps, max_steps, max_gradients
         self.num_particles, self.learning_rate = num_particles, learning_rate
         if guide is None:
             AutoFlow(model, flow, init_loc_fn)  # complain about arguments now, not in run
@@ -140,7 +145,7 @@ class FlowVI:
                 # A posterior that isn't proper has no best flow: the Gaussian shows where.
                 report = Report(stop_reason="not trained: the posterior may be improper")
             else:
-                report = self._train(objective, log_joint)
+                report = self._train(objective, log_joint, start.gradients)
             clock.lap("training")
             if start is not None and not isinstance(guide, AutoFlow):
                 start = elsewhere(objective)
@@ -204,7 +209,7 @@ class FlowVI:
                 start.places = None  # of other coordinates than the guide has again
         return start
 
-    def _train(self, objective: Objective, log_joint: LogJoint) -> Report:
+    def _train(self, objective: Objective, log_joint: LogJoint, spent: int) -> Report:
         for part in objective.guide.modules():
             if isinstance(part, CholeskyAffine) and part.log_scale.requires_grad:
                 part.measure_in_scales()  # so that one learning rate serves all units
@@ -212,8 +217,13 @@ class FlowVI:
         particles: tuple[int, ...] = PARTICLES if log_joint.mode != "sequential" else (8, 16)
         if self.num_particles is not None:
             particles = (self.num_particles,)
+        cycles = _cycles(self.num_steps, self.max_steps)
+        if self.max_gradients is not None:
+            cycles = _affordable(cycles, particles, self.max_gradients - spent)
+        if not cycles:
+            return Report(stop_reason=f"the search took {spent:,} gradients, all there were")
         schedule = Schedule(
-            cycles=_cycles(self.num_steps, self.max_steps),
+            cycles=cycles,
             learning_rate=self.learning_rate,
             polish=0.3,
             # What is already as good as exact draws needs no more; with parameters in the model, a
@@ -261,3 +271,17 @@ def _cycles(num_steps: int | None, max_steps: int) -> list[int]:
     else:
         cycles[-1] += left
     return cycles
+
+
+def _affordable(cycles: list[int], particles: tuple[int, ...], gradients: int) -> list[int]:
+    """As much of some cycles as so many gradients pay for; a short rest goes to the last one."""
+    kept: list[int] = []
+    for cycle, steps in enumerate(cycles):
+        price = particles[min(cycle, len(particles) - 1)]
+        paid = min(steps, max(0, gradients) // price)
+        if kept and paid < min(steps, FIRST_CYCLE):
+            kept[-1] += gradients // particles[min(cycle - 1, len(particles) - 1)]
+            break
+        kept.append(paid)
+        gradients -= paid * price
+    return [steps for steps in kept if steps]

@@ -97,6 +97,7 @@ def natural_gradient(
     floor: float = -math.inf,
     known: Sequence[Gaussian] = (),
     scaled: bool = False,
+    brief: bool = False,
 ) -> Gaussian:
     """Ascend the ELBO of a Gaussian in its own whitened coordinates, until it settles.
 
@@ -112,21 +113,44 @@ def natural_gradient(
         known: it is given up, too, when it is about to become one of these.
         scaled: whether the start's scale comes from second derivatives, so that a much larger one
             is a sign of a posterior that isn't proper.
+        brief: take half the usual steps at most.
     """
-    loc, scale, dim = start.loc.clone(), start.scale_tril.clone(), len(start.loc)
-    particles = max(64, 2 * dim)
-    if log_joint.mode == "sequential":
-        particles = 16
-    history, spreads, gradients, exact, given_up = [], [], 0, False, False
-    steps, step, fast = NATURAL_STEPS, 0, True
-    block_spread = scale.norm(dim=-1)
-    while step < steps:
-        fast = fast and step < steps - 0.4 * NATURAL_STEPS
-        rate = 0.3 if fast else 0.1
-        half = torch.randn(particles // 2, dim, dtype=loc.dtype, device=loc.device)
+    ascent = _Ascent(log_joint, start, NATURAL_STEPS // 2 if brief else NATURAL_STEPS)
+    while ascent.step < ascent.steps and not ascent.exact:
+        ascent.move()
+        if ascent.exact or ascent.step % BLOCK or ascent.step < 2 * BLOCK:
+            continue
+        if ascent.hopeless(floor, known):
+            ascent.here.given_up = True
+            break
+        if ascent.has_settled():
+            break
+        ascent.extend(brief)
+    return ascent.result(start if scaled else None)
+
+
+class _Ascent:
+    """A Gaussian on its way up, and what was seen on the way."""
+
+    def __init__(self, log_joint: LogJoint, start: Gaussian, steps: int) -> None:
+        self.log_joint = log_joint
+        self.here = Gaussian(start.loc.clone(), start.scale_tril.clone())
+        self.particles = max(64, 2 * len(start.loc)) if log_joint.mode != "sequential" else 16
+        self.step, self.usual, self.steps = 0, steps, steps
+        self.fast, self.exact = True, False
+        self.block_spread = start.scale_tril.norm(dim=-1)
+        self.spreads: list[Tensor] = []
+
+    def move(self) -> None:
+        """One step; none where the Gaussian is exact."""
+        here, dim = self.here, len(self.here.loc)
+        loc, scale = here.loc, here.scale_tril
+        self.fast = self.fast and self.step < self.steps - 0.4 * self.usual
+        rate = 0.3 if self.fast else 0.1
+        half = torch.randn(self.particles // 2, dim, dtype=loc.dtype, device=loc.device)
         noise = torch.cat([half, -half])
-        value, gradient = log_joint.value_and_grad(loc + noise @ scale.T)
-        gradients += particles
+        value, gradient = self.log_joint.value_and_grad(loc + noise @ scale.T)
+        here.gradients += self.particles
         residual = gradient @ scale + noise
         finite = torch.isfinite(value) & torch.isfinite(residual).all(-1)
         residual = torch.where(finite[:, None], residual, 0.0)
@@ -134,56 +158,62 @@ def natural_gradient(
         # log q of each draw, not its mean: where the posterior is Gaussian the noise cancels.
         log_q = -0.5 * noise.square().sum(-1) - scale.diagonal().log().sum()
         ratio = value - log_q + 0.5 * dim * math.log(2 * math.pi)
-        inside = bool(finite.any())
-        history.append(
-            float(torch.where(finite, ratio, 0.0).sum() / count) if inside else -math.inf
-        )
-        exact = bool(finite.all()) and float(ratio.var()) < EXACT
-        if exact:
-            break
+        elbo = float(torch.where(finite, ratio, 0.0).sum() / count)
+        here.history.append(elbo if bool(finite.any()) else -math.inf)
+        self.exact = bool(finite.all()) and float(ratio.var()) < EXACT
+        if self.exact:
+            return
         drift = rate * residual.sum(0) / count
         moment = residual.T @ noise / count
-        change = -0.5 * rate * (moment + moment.T)
         # Trust region: a step no longer than a standard deviation per coordinate, a precision at
         # most halved, so that a start far away is approached and not overshot.
         drift = drift * (math.sqrt(dim) / drift.norm()).clamp(max=1.0)
-        eigenvalues, vectors = eigh(change)
+        eigenvalues, vectors = eigh(-0.5 * rate * (moment + moment.T))
         eigenvalues = eigenvalues.clamp(-0.5, 2.0)
         precision = 1 + eigenvalues + 0.5 * eigenvalues**2
-        loc = loc + scale @ drift
-        scale = lower((scale @ vectors) * precision.rsqrt())
-        step += 1
-        if step % BLOCK == 0 and step >= 2 * BLOCK and step < NATURAL_STEPS:
-            here = Gaussian(loc, scale)
-            given_up = _hopeless(history, floor)
-            given_up = given_up or any(divergence(here, one) < NEAR for one in known)
-            if given_up:
-                break
-            spread = scale.norm(dim=-1)
-            if bool((spread < STEADY * block_spread).all()) and _settled(history, fast=fast):
-                if not fast:
-                    break
-                fast = False
-            block_spread = spread
-        if step % (NATURAL_STEPS // 4) == 0:
-            spreads.append(scale.norm(dim=-1))
-            # Still growing at the end: look on, to tell a slow start from an improper posterior.
-            # And go on where it still gains.
-            more = step == steps and steps < 3 * NATURAL_STEPS
-            if more and (bool(_grows(spreads).any()) or not _settled(history, fast=True)):
-                steps += NATURAL_STEPS
-    result = Gaussian(
-        loc, scale, gradients=gradients, history=history, exact=exact, given_up=given_up
-    )
-    result.settled = step < NATURAL_STEPS
-    growing = torch.zeros_like(loc, dtype=torch.bool)
-    if scaled:
-        most = LARGEST_GROWTH.get(loc.dtype, 1e4)
-        growing = scale.norm(dim=-1) > most * start.scale_tril.norm(dim=-1)
-    if steps > NATURAL_STEPS and step >= NATURAL_STEPS:
-        growing = growing | _grows(spreads)
-    result.growing = growing if bool(growing.any()) and not given_up else None
-    return result
+        here.loc = loc + scale @ drift
+        here.scale_tril = lower((scale @ vectors) * precision.rsqrt())
+        self.step += 1
+        if self.step % (NATURAL_STEPS // 4) == 0:
+            self.spreads.append(here.scale_tril.norm(dim=-1))
+
+    def hopeless(self, floor: float, known: Sequence[Gaussian]) -> bool:
+        """Whether it won't reach ``floor`` at its pace, or is about to become one of ``known``."""
+        gain, error, last = _pace(self.here.history)
+        left = (self.usual - self.step) / BLOCK
+        short = self.step < self.usual and last + left * (max(gain, 0.0) + 2 * error) < floor
+        return short or any(divergence(self.here, one) < NEAR for one in known)
+
+    def has_settled(self) -> bool:
+        """Whether the last block gained nothing, and its scales stay; slows down first."""
+        spread = self.here.scale_tril.norm(dim=-1)
+        steady = bool((spread < STEADY * self.block_spread).all())
+        self.block_spread = spread
+        if self.step >= self.usual or not steady or not _settled(self.here.history, self.fast):
+            return False
+        settled, self.fast = not self.fast, False
+        return settled
+
+    def extend(self, brief: bool) -> None:
+        """At the end look on where it still grows, or gains: slow, or an improper posterior?"""
+        if brief or self.step != self.steps or self.steps >= 3 * self.usual:
+            return
+        if bool(_grows(self.spreads).any()) or not _settled(self.here.history, fast=True):
+            self.steps += self.usual
+
+    def result(self, scaled: Gaussian | None) -> Gaussian:
+        """Where it is, with the coordinates that kept growing, from a scaled start above all."""
+        here = self.here
+        here.exact, here.settled = self.exact, self.step < self.usual
+        growing = torch.zeros_like(here.loc, dtype=torch.bool)
+        if scaled is not None:
+            most = LARGEST_GROWTH.get(here.loc.dtype, 1e4)
+            before = scaled.scale_tril.norm(dim=-1)
+            growing = here.scale_tril.norm(dim=-1) > most * before
+        if self.steps > self.usual and self.step >= self.usual:
+            growing = growing | _grows(self.spreads)
+        here.growing = growing if bool(growing.any()) and not here.given_up else None
+        return here
 
 
 def divergence(one: Gaussian, other: Gaussian) -> float:
@@ -196,17 +226,10 @@ def divergence(one: Gaussian, other: Gaussian) -> float:
     return float(0.5 * (scale.square().sum() + step.square().sum() - len(step)) - log_det)
 
 
-def _settled(history: list[float], *, fast: bool) -> bool:
+def _settled(history: list[float], fast: bool) -> bool:
     """Whether the last block gained nothing to speak of, or nothing that is told from noise."""
     gain, error, _ = _pace(history)
     return gain < max(SETTLED, error if fast else min(error, NOISE))
-
-
-def _hopeless(history: list[float], floor: float) -> bool:
-    """Whether so much as the last block gained in every block left wouldn't do."""
-    gain, error, last = _pace(history)
-    left = (NATURAL_STEPS - len(history)) / BLOCK
-    return last + left * (max(gain, 0.0) + 2 * error) < floor
 
 
 def _pace(history: list[float]) -> tuple[float, float, float]:

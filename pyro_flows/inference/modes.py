@@ -29,7 +29,7 @@ NEAREST, FARTHEST = 3.0, 100.0
 SAME = 0.5
 # An end of a path at no maximum is tried where log p is so much higher than known Gaussians tell;
 # so many at most, and so many in a row that come to nothing new.
-SURPRISING, MOST_TRIES, MOST_VAIN = 5.0, 8, 4
+SURPRISING, MOST_TRIES, MOST_VAIN = 5.0, 8, 3
 # What weighs less than this beside the heaviest is left out of a guide.
 LIGHT = math.log(1e-3)
 MOST_MODES = 64
@@ -167,24 +167,34 @@ def _fields(modes: Modes) -> tuple[Tensor, ...]:
 
 @torch.no_grad()
 def refine(
-    log_joint: LogJoint, modes: Modes, paths: Sequence[Climb]
+    log_joint: LogJoint, modes: Modes, paths: Sequence[Climb], best: Gaussian | None = None
 ) -> tuple[list[Gaussian], int]:
     """The best Gaussian near each of the heaviest places, and near ends of paths elsewhere.
 
     A density with a ridge or an edge needn't have a maximum; a Gaussian's ELBO is a bound of the
     mass around it all the same.
 
+    Args:
+        log_joint: the model's.
+        modes: where to start.
+        paths: that led there, and elsewhere.
+        best: a Gaussian that is the best near its place already.
+
     Returns:
         Gaussians that weigh something, each once, heaviest first, and the gradients it took.
     """
-    found: list[Gaussian] = []
+    found = [] if best is None else [best]
+    gradients = 0
     for loc, scale in list(zip(modes.locs, modes.scales, strict=True))[:MOST_REFINED]:
-        found.append(_refined(log_joint, loc, scale))
+        if best is None or not torch.equal(loc, best.loc):
+            made = _refined(log_joint, loc, scale, known=found)
+            gradients += made.gradients
+            found += [] if made.given_up else [made]
     # A Gaussian that left its mode for another one leaves its mode to be tried again, as it is.
     ends = [(loc, scale, False) for loc, scale in zip(modes.locs, modes.scales, strict=True)]
     for path in paths:
         ends += [(*pair, True) for pair in zip(path.stuck, path.stuck_scales, strict=True)]
-    gradients, vain = sum(gaussian.gradients for gaussian in found), 0
+    vain = 0
     for _ in range(MOST_TRIES):
         surprise = _surprise(log_joint, torch.stack([end[0] for end in ends]), found)
         top = int(surprise.argmax())
@@ -192,7 +202,7 @@ def refine(
             break
         loc, scale, climbs = ends.pop(top)
         floor = max(gaussian.elbo for gaussian in found) + LIGHT
-        made = _refined(log_joint, loc, scale, floor, found, climbs=climbs)
+        made = _refined(log_joint, loc, scale, floor, found, climbs=climbs, brief=True)
         gradients += made.gradients
         useful = not made.given_up and made.elbo > floor
         vain = 0 if useful else vain + 1
@@ -216,10 +226,11 @@ def _refined(
     known: Sequence[Gaussian] = (),
     *,
     climbs: bool = True,
+    brief: bool = False,
 ) -> Gaussian:
     made = Gaussian(loc, lower(scale))
     if climbs:
-        made = natural_gradient(log_joint, made, floor=floor, known=known)
+        made = natural_gradient(log_joint, made, floor=floor, known=known, brief=brief)
     made.elbo = elbo_of(log_joint, made.loc, made.scale_tril)
     return made
 

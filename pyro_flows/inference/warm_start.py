@@ -156,7 +156,8 @@ def find_start(log_joint: LogJoint, guide: AutoFlow) -> Start:
     if best.places is None or best.growing is not None:
         return best
     here = Modes(best.loc[None], best.scale_tril[None], torch.as_tensor([best.elbo]).to(best.loc))
-    found = _explored(log_joint, merge([here, best.places]))
+    known = Gaussian(best.loc, best.scale_tril, best.elbo)
+    found = _explored(log_joint, merge([here, best.places]), known)
     best.gradients += found.gradients
     if found.refined and found.refined[0].elbo > best.elbo:  # the first search had missed it
         top = found.refined[0]
@@ -212,10 +213,10 @@ class _Explored:
     gradients: int
 
 
-def _explored(log_joint: LogJoint, known: Modes) -> _Explored:
+def _explored(log_joint: LogJoint, known: Modes, best: Gaussian | None = None) -> _Explored:
     modes, paths, spent = explore(log_joint, known)
     weighty = modes.weighty[:MOST_MODES]
-    refined, more = refine(log_joint, weighty, paths)
+    refined, more = refine(log_joint, weighty, paths, best)
     places = merge([_places(refined, known.locs[0]), weighty])
     return _Explored(weighty, refined, places, spent + more)
 
