@@ -47,6 +47,9 @@ LARGEST_DRIFT, DRIFT_ERRORS = 0.1, 4.0
 LARGEST_WIDENING = 3.0
 # Bursts of which fewer proposals are accepted say nothing.
 LEAST_ACCEPTED = 0.2
+UNMOVED = "Not checked by short runs of Hamiltonian Monte Carlo."
+# Added to a seed, so that it isn't one that a guide was trained by.
+OTHER_NUMBERS = 1_000_003
 
 Faults = list[tuple[str, str]]
 
@@ -114,8 +117,8 @@ def assess(
             "Train it first, by SVI, or use FlowVI(model).run(...), which trains and judges."
         )
     begun, report = time.perf_counter(), Report(stop_reason="not trained here")
-    # A guide of NaN is judged, too.
-    with seeded(seed), pyro.validation_enabled(False):
+    # Numbers of its own, whatever seed the guide was trained by. A guide of NaN is judged, too.
+    with seeded(seed + OTHER_NUMBERS), pyro.validation_enabled(False):
         check_density(guide, args, kwargs)
         if isinstance(guide, AutoFlow):
             guide._check_unchanged(args, kwargs)
@@ -192,8 +195,8 @@ def examine(objective: Objective, start: Start | None, report: Report) -> Assess
         more = _widening(objective, start)
         verdict = judge(weights, faults=faults + more, notes=notes) if more else verdict
     if verdict.status != "not reliable":  # what is judged so already needs no burst
-        more, gradients = _drifting(objective, pool, weights)
-        verdict = judge(weights, faults=faults + more, notes=notes) if more else verdict
+        more, notes_too, gradients = _drifting(objective, pool, weights)
+        verdict = judge(weights, faults=faults + more, notes=notes + notes_too)
     return Assessment(pool, weights, verdict, gradients)
 
 
@@ -288,18 +291,28 @@ def _missed_mass(
         return None
 
 
-def _drifting(objective: Objective, pool: Pool, weights: ImportanceWeights) -> tuple[Faults, int]:
-    """Whether bursts from the draws that would be handed over move their marginals."""
+def _drifting(
+    objective: Objective, pool: Pool, weights: ImportanceWeights
+) -> tuple[Faults, list[str], int]:
+    """Whether bursts from the draws that would be handed over move their marginals.
+
+    Returns:
+        Faults, notes, and the gradients it took.
+    """
     log_joint = objective.log_joint
-    if log_joint.mode == "sequential" or not weights.khat_applicable:
-        return [], 0  # too slow; or exact, in a guide with a density
+    if not weights.khat_applicable:
+        return [], [], 0  # exact, in a guide with a density
+    if log_joint.mode == "sequential":
+        return [], [UNMOVED], 0  # too slow
     index = torch.as_tensor(_handed_over(pool, weights))
     z = torch.as_tensor(pool.z)[index].to(next(objective.guide.parameters()))
     z = z if log_joint.through is None else log_joint.through.inv(z)
     drift = burst(log_joint, z)
     size, where = drift.beyond(LARGEST_DRIFT, DRIFT_ERRORS)
-    if where < 0 or drift.accepted < LEAST_ACCEPTED:
-        return [], drift.gradients
+    if drift.accepted < LEAST_ACCEPTED:
+        return [], [UNMOVED], drift.gradients
+    if where < 0:
+        return [], [], drift.gradients
     marked = torch.arange(z.shape[-1]) == where
     fault = (
         f"Short runs of Hamiltonian Monte Carlo from the draws move them: the marginal of "
@@ -307,7 +320,7 @@ def _drifting(objective: Objective, pool: Pool, weights: ImportanceWeights) -> t
         "train longer: FlowVI(..., max_steps=20_000); or run NUTS in the flow's coordinates: "
         "NeuTraReparam(posterior.guide).",
     )
-    return [fault], drift.gradients
+    return [fault], [], drift.gradients
 
 
 def _handed_over(pool: Pool, weights: ImportanceWeights) -> NDArray[np.intp]:

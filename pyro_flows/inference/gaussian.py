@@ -115,7 +115,7 @@ def natural_gradient(
             is a sign of a posterior that isn't proper.
         brief: take half the usual steps at most.
     """
-    ascent = _Ascent(log_joint, start, NATURAL_STEPS // 2 if brief else NATURAL_STEPS)
+    ascent = _Ascent(log_joint, start, brief=brief)
     while ascent.step < ascent.steps and not ascent.exact:
         ascent.move()
         if ascent.exact or ascent.step % BLOCK or ascent.step < 2 * BLOCK:
@@ -125,18 +125,19 @@ def natural_gradient(
             break
         if ascent.has_settled():
             break
-        ascent.extend(brief)
+        ascent.extend()
     return ascent.result(start if scaled else None)
 
 
 class _Ascent:
     """A Gaussian on its way up, and what was seen on the way."""
 
-    def __init__(self, log_joint: LogJoint, start: Gaussian, steps: int) -> None:
-        self.log_joint = log_joint
+    def __init__(self, log_joint: LogJoint, start: Gaussian, *, brief: bool) -> None:
+        self.log_joint, self.brief = log_joint, brief
         self.here = Gaussian(start.loc.clone(), start.scale_tril.clone())
         self.particles = max(64, 2 * len(start.loc)) if log_joint.mode != "sequential" else 16
-        self.step, self.usual, self.steps = 0, steps, steps
+        self.usual = self.steps = NATURAL_STEPS // 2 if brief else NATURAL_STEPS
+        self.step = 0
         self.fast, self.exact = True, False
         self.block_spread = start.scale_tril.norm(dim=-1)
         self.spreads: list[Tensor] = []
@@ -189,14 +190,18 @@ class _Ascent:
         spread = self.here.scale_tril.norm(dim=-1)
         steady = bool((spread < STEADY * self.block_spread).all())
         self.block_spread = spread
-        if self.step >= self.usual or not steady or not _settled(self.here.history, self.fast):
+        if (
+            self.step >= self.usual
+            or not steady
+            or not _settled(self.here.history, fast=self.fast)
+        ):
             return False
         settled, self.fast = not self.fast, False
         return settled
 
-    def extend(self, brief: bool) -> None:
+    def extend(self) -> None:
         """At the end look on where it still grows, or gains: slow, or an improper posterior?"""
-        if brief or self.step != self.steps or self.steps >= 3 * self.usual:
+        if self.brief or self.step != self.steps or self.steps >= 3 * self.usual:
             return
         if bool(_grows(self.spreads).any()) or not _settled(self.here.history, fast=True):
             self.steps += self.usual
@@ -226,7 +231,7 @@ def divergence(one: Gaussian, other: Gaussian) -> float:
     return float(0.5 * (scale.square().sum() + step.square().sum() - len(step)) - log_det)
 
 
-def _settled(history: list[float], fast: bool) -> bool:
+def _settled(history: list[float], *, fast: bool) -> bool:
     """Whether the last block gained nothing to speak of, or nothing that is told from noise."""
     gain, error, _ = _pace(history)
     return gain < max(SETTLED, error if fast else min(error, NOISE))

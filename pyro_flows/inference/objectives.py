@@ -49,7 +49,7 @@ class Objective:
         log_joint: LogJoint,
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
-        heldout: int = 4096,
+        heldout: int = 16_384,
     ) -> None:
         self.guide, self.log_joint = guide, log_joint
         self.args, self.kwargs = args, kwargs or {}

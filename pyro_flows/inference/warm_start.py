@@ -25,12 +25,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_flows.errors import GuideError, InfeasibleModelError
-from pyro_flows.guides import AutoFlow, LogJoint, named_sites, structure, unconstrain
+from pyro_flows.errors import GuideError
+from pyro_flows.guides import AutoFlow, LogJoint
 from pyro_flows.inference.gaussian import Gaussian, elbo_of, elbos_of, natural_gradient
 from pyro_flows.inference.mixtures import Mixture, find_mixture
 from pyro_flows.inference.modes import MOST_MODES, Modes, explore, maxima, merge, refine
 from pyro_flows.inference.newton import Climb, climb, lower
+from pyro_flows.inference.starts import over_dispersed
 
 # A Hessian costs D gradients of a D-vector; beyond this the natural gradient goes alone.
 LARGEST_HESSIAN = 400
@@ -196,7 +197,8 @@ def look_around(log_joint: LogJoint, here: Gaussian) -> tuple[Modes | None, int]
     dim = len(here.loc)
     if dim > LARGEST_HESSIAN:
         return None, 0
-    paths = climb(log_joint, _starts(log_joint, Gaussian(here.loc.clone(), here.scale_tril)))
+    starts = over_dispersed(log_joint, Gaussian(here.loc.clone(), here.scale_tril))
+    paths = climb(log_joint, starts)
     elbo = elbo_of(log_joint, here.loc, here.scale_tril)
     around = Modes(here.loc[None], here.scale_tril[None], here.loc.new_tensor([elbo]))
     found = _explored(log_joint, merge([around, maxima(paths)]))
@@ -239,7 +241,7 @@ def _search(log_joint: LogJoint, plain: Gaussian, floor: float = -math.inf) -> S
 
 
 def _search_once(log_joint: LogJoint, plain: Gaussian, floor: float) -> Start:
-    starts = _starts(log_joint, plain)
+    starts = over_dispersed(log_joint, plain)
     best, spent, places = plain, 0, None
     plain_elbo = plain.elbo = elbo_of(log_joint, plain.loc, plain.scale_tril)
     if len(plain.loc) <= LARGEST_HESSIAN and not log_joint.stochastic:
@@ -272,51 +274,3 @@ def _best_on(log_joint: LogJoint, paths: Climb, plain: Gaussian) -> Gaussian:
     loc, factor = paths.locs[top], lower(paths.scales[top])
     elbo = elbo_of(log_joint, loc, factor)
     return Gaussian(loc, factor, elbo) if elbo > plain.elbo else plain
-
-
-def _starts(log_joint: LogJoint, plain: Gaussian) -> Tensor:
-    """The plain start and over-dispersed points around it where the log joint is finite."""
-    dim = len(plain.loc)
-    count = (8 if dim <= 50 else 4) if log_joint.mode != "sequential" else 2
-    tries = torch.randn(256, dim, dtype=plain.loc.dtype).to(plain.loc)
-    # Spread from 0.1 to 3, so that some land where hard constraints leave little room.
-    spread = torch.logspace(-1, math.log10(3.0), 256, base=10.0, dtype=plain.loc.dtype)
-    points = torch.cat([plain.loc[None], plain.loc + spread.to(plain.loc)[:, None] * tries])
-    # Around zero, as Stan starts: a prior's median may be where no data would have it.
-    zero = 2 - 4 * torch.rand(count // 4, dim, dtype=plain.loc.dtype).to(plain.loc)
-    prior = _prior_draws(log_joint, count // 2)
-    points = torch.cat([points, zero, *prior])
-    value = log_joint.in_chunks(points)
-    finite = torch.isfinite(value)
-    if not bool(finite.any()):
-        blame = log_joint.blame(plain.loc)
-        raise InfeasibleModelError(
-            "The model's log density is not finite anywhere it was tried: the start and 256 "
-            f"points around it (at the start it is {float(value[0]):g}). {blame} "
-            "Check supports, scales and data; or start elsewhere by init_loc_fn=."
-        )
-    if not bool(finite[0]):
-        plain.loc = points[finite][value[finite].argmax()].clone()
-    # The widest ones, then those around zero, then the prior's own: over-dispersed on purpose,
-    # also where the prior is much wider than a unit of the unconstrained scale.
-    good = points[1:][finite[1:]]
-    return torch.cat([plain.loc[None], good[-(count - 1) :]])
-
-
-def _prior_draws(log_joint: LogJoint, count: int) -> list[Tensor]:
-    """Draws from the model's prior, ``(1, D)`` each; none where it can't be sampled."""
-    guide, draws = log_joint.guide, []
-    parameter = next(guide.parameters())
-    for _ in range(count):
-        try:
-            trace: Any = structure.trace_model(
-                log_joint.model, *log_joint.args, **log_joint.kwargs
-            )
-            values = {name: trace.nodes[name]["value"] for name, _ in named_sites(guide)}
-            x = unconstrain(guide, values)[0].to(parameter)
-        except (NotImplementedError, RuntimeError, ValueError, KeyError):
-            return []
-        x = x if log_joint.through is None else log_joint.through.inv(x)
-        if bool(torch.isfinite(x).all()):
-            draws.append(x[None])
-    return draws

@@ -128,7 +128,7 @@ class TestMixture:
             pyro.factor("both", torch.logaddexp(-0.5 * (z.double() + light).square().sum(-1), far))
 
         module = importlib.import_module("pyro_flows.inference.warm_start")
-        monkeypatch.setattr(module, "_starts", lambda log_joint, plain: light[None] + 0.1)
+        monkeypatch.setattr(module, "over_dispersed", lambda log_joint, plain: light[None] + 0.1)
         log_joint, guide = log_joint_of(model)
         with seeded(0):
             start = find_start(log_joint, guide)
