@@ -276,9 +276,10 @@ def _cycles(num_steps: int | None, max_steps: int) -> list[int]:
 def _affordable(cycles: list[int], particles: tuple[int, ...], gradients: int) -> list[int]:
     """As much of some cycles as so many gradients pay for; a short rest goes to the last one."""
     kept: list[int] = []
+    gradients = max(0, gradients)
     for cycle, steps in enumerate(cycles):
         price = particles[min(cycle, len(particles) - 1)]
-        paid = min(steps, max(0, gradients) // price)
+        paid = min(steps, gradients // price)
         if kept and paid < min(steps, FIRST_CYCLE):
             kept[-1] += gradients // particles[min(cycle - 1, len(particles) - 1)]
             break

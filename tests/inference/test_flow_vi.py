@@ -36,6 +36,12 @@ def run(model, *args, num_steps=30, **options):
     return FlowVI(model, num_steps=num_steps, progress=False, **options).run(*args)
 
 
+def skewed():
+    """No Gaussian fits it well, and a flow takes its time."""
+    x = pyro.sample("x", dist.StudentT(3.0, torch.zeros(()).double(), 1.0))
+    pyro.sample("y", dist.Normal(x.sinh(), 1.0).expand([3]).to_event(1))
+
+
 def same_draws(first, second, n=100):
     a, b = first.draws(n), second.draws(n)
     return all(torch.equal(a[name], b[name]) for name in a)
@@ -172,8 +178,40 @@ class TestSteps:
         cycles = module._cycles(None, limit)
         assert 0.25 * limit <= sum(cycles) <= limit
 
+    @pytest.mark.parametrize("limit", [60_000, 100_000])
+    def test_max_gradients_is_obeyed(self, limit):
+        spent = []
+
+        def counted(objective, particles):
+            spent.append(particles)
+            return gradient(objective, particles)
+
+        gradient = Objective.gradient
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Objective, "gradient", counted)
+            posterior = FlowVI(skewed, max_gradients=limit, progress=False).run()
+        judging = 6_000
+        assert limit / 2 < posterior.cost["gradients"] < limit + judging
+        assert sum(spent) < limit
+        assert "used up" in posterior.report.stop_reason
+
+    def test_a_search_may_take_all_gradients(self):
+        posterior = FlowVI(skewed, max_gradients=1, progress=False).run()
+        assert posterior.report.steps == 0
+        assert "all there were" in posterior.report.stop_reason
+        assert math.isfinite(posterior.elbo)
+
+    @pytest.mark.parametrize("gradients", [-5000, 0, 63, 64, 30_000, 150_000, 10**6, 10**7])
+    def test_affordable_cycles(self, gradients):
+        price = module.PARTICLES
+        cycles = module._affordable([400, 800, 1600, 3200], price, gradients)
+        cost = sum(n * price[min(i, 2)] for i, n in enumerate(cycles))
+        assert cost <= max(0, gradients)
+        assert cost >= min(gradients, 1_318_400) - 256 or not cycles
+        assert all(steps >= 400 for steps in cycles[1:])
+
     @pytest.mark.parametrize("value", [0, -3, 2.5, "many"])
-    @pytest.mark.parametrize("name", ["num_steps", "max_steps"])
+    @pytest.mark.parametrize("name", ["num_steps", "max_steps", "max_gradients"])
     def test_nonsense_is_refused(self, name, value):
         with pytest.raises(GuideError, match=f"expected {name} >= 1, but got"):
             FlowVI(normal_mean, **{name: value})

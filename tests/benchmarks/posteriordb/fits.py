@@ -150,8 +150,20 @@ def _splines(model: Any) -> Any:
     return AutoNormalizingFlow(model, lambda dim: iterated(4, spline_coupling, dim))
 
 
+# Of a budget what judging the guide takes at most.
+JUDGING = 6_000
+
+
+def _flow_within(gradients: int) -> Fitter:
+    """The default fit with a budget of gradients, those for judging it included."""
+    return lambda target, seed: flow_vi(target, seed, max_gradients=gradients - JUDGING)
+
+
 GUIDES: dict[str, Fitter] = {
     "flow": flow_vi,
+    "flow_70k": _flow_within(70_000),
+    "flow_100k": _flow_within(100_000),
+    "flow_500k": _flow_within(500_000),
     "auto_diagonal_normal": lambda t, s: pyro_guide(AutoDiagonalNormal, t, s),
     "auto_multivariate_normal": lambda t, s: pyro_guide(AutoMultivariateNormal, t, s),
     "auto_iaf_normal": lambda t, s: pyro_guide(_iaf, t, s),

@@ -88,24 +88,24 @@ def _summary(guides: list[str], rows: list[Row]) -> str:
         mine = [row for row in rows if row["guide"] == guide]
         good = [row for row in mine if "error" not in row]
         judged = [row for row in good if upper_gap(row) is not None]
-        gaps = _over_seeds(judged, upper_gap, max)
-        shares = _over_seeds(judged, lambda row: row["share"], min)
+        gaps = over_seeds(judged, upper_gap, max)
+        shares = over_seeds(judged, lambda row: row["share"], min)
         khats = [khat(row) for row in good if khat(row) is not None]
         met = [row["delivered_errors"]["met"] for row in good]
         met = [value for value in met if value is not None]
         evidence = [row["evidence_error"] for row in good if row["evidence_error"] is not None]
         lines.append(
             f"| {guide} | {len({row['target'] for row in mine})} | "
-            + " | ".join(f"{x:.4f}" for x in _spread(gaps, 0.9))
+            + " | ".join(f"{x:.4f}" for x in spread(gaps, 0.9))
             + " | "
-            + " | ".join(f"{x:.3f}" for x in _spread(shares, 0.1))
+            + " | ".join(f"{x:.3f}" for x in spread(shares, 0.1))
             + f" | {sum(k < 0.7 for k in khats)} of {len(khats)} | {sum(met)} of {len(met)}"
             + f" | {np.mean(evidence) if evidence else np.nan:.4f} | {len(mine) - len(good)} |"
         )
     return "\n".join(lines)
 
 
-def _over_seeds(
+def over_seeds(
     rows: list[Row], figure: Callable[[Row], float | None], worst: Callable[..., Any]
 ) -> tuple[list[float], float]:
     """The median over seeds for each target, and the worst of all fits."""
@@ -118,7 +118,7 @@ def _over_seeds(
     return medians, worst((x for v in values.values() for x in v), default=np.nan)
 
 
-def _spread(found: tuple[list[float], float], share: float) -> tuple[float, float, float]:
+def spread(found: tuple[list[float], float], share: float) -> tuple[float, float, float]:
     medians, worst = found
     if not medians:
         return np.nan, np.nan, np.nan

@@ -16,7 +16,7 @@ import torch
 from scipy import stats
 from scoring import QUANTILES
 
-from . import synthetic, traps
+from . import bars, synthetic, traps
 from .errors import errors
 from .fits import pyro_guide
 from .tables import read, table
@@ -138,3 +138,40 @@ def test_rows_are_read_once_and_shown(tmp_path: Path):
     shown = table([*rows, {"guide": "flow", "target": "broken", "seed": 0, "error": "x"}])
     assert "| t | 2 | 1 | 0.7000 | gap_known | 0.900 | 0.30 |" in shown
     assert "1 error" in shown
+
+
+class TestBars:
+    def row(self, target="nes1972", seed=0, **figures):
+        row = {"guide": "flow", "target": target, "seed": seed, "group": "posteriordb"}
+        row |= {"gap": 0.0, "gap_se": 0.0, "share": 1.0, "khat": 0.3, "khat_applicable": True}
+        row |= {"gradients": 10, "seconds": 1.0, "evidence_error": 0.0, "n_nan": 0, "n": 10}
+        return row | {"delivered_errors": {"met": True, "modes": None}} | figures
+
+    def line(self, rows, name):
+        (line,) = (line for line in bars.table(rows).splitlines() if name in line)
+        return line
+
+    def test_medians_over_seeds_and_the_worst_fit(self):
+        rows = [self.row(seed=seed, gap=gap) for seed, gap in enumerate((0.0005, 0.0007, 0.03))]
+        line = self.line(rows, "posteriordb, gap")
+        assert "0.0007, 0.0007, 0.0300 | 3 of 3 | **no**" in line
+        assert "yes" in self.line(rows[:2], "posteriordb, gap")
+
+    def test_two_standard_errors_are_added(self):
+        rows = [self.row("sonar", gap=0.09, gap_se=0.006)]
+        assert "0.1020 | 1 of 1 | **no**" in self.line(rows, "sonar")
+
+    def test_low_shares_are_the_bad_ones(self):
+        rows = [self.row(seed=seed, share=share) for seed, share in enumerate((0.999, 0.8))]
+        assert "**no**" in self.line(rows, "effective share")
+        assert "yes" in self.line(rows[:1], "effective share")
+
+    def test_what_cannot_be_judged_is_counted(self):
+        rows = [self.row(), self.row(seed=1, gap=None)]
+        assert "1 of 2" in self.line(rows, "posteriordb, gap")
+
+    def test_errors_and_nan_are_failures(self):
+        good = [self.row()]
+        assert "0; 0 | 1 | yes" in self.line(good, "without a result")
+        broken = [self.row(seed=1, n_nan=5), {"guide": "flow", "target": "t", "error": "x"}]
+        assert "1; 1 | 3 | **no**" in self.line(good + broken, "without a result")

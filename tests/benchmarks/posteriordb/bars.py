@@ -1,0 +1,174 @@
+# Copyright Contributors to the pyro_flows project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""What the default fit is asked to reach, figure by figure, and what it reached."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .tables import khat, over_seeds, spread, upper_gap
+
+Row = dict[str, Any]
+Figure = Callable[[Row], "float | None"]
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One line of the table.
+
+    Attributes:
+        what: the figure's name.
+        figure: from a row to the figure; None where it has none.
+        bars: of the median over targets, the 90 % point and the worst fit; or of one figure.
+        targets: names of targets, or of their groups.
+        guide: whose rows.
+        form: how a figure is printed.
+        least: the bars are lower ones.
+        mean: the one figure is the mean over fits; else the worst.
+    """
+
+    what: str
+    figure: Figure
+    bars: tuple[float, ...]
+    targets: tuple[str, ...]
+    guide: str = "flow"
+    form: str = "{:.4f}"
+    least: bool = False
+    mean: bool = False
+
+    def measured(self, rows: list[Row]) -> list[float]:
+        """What is compared with the bars."""
+        if len(self.bars) > 1:
+            worst, share = (min, 0.1) if self.least else (max, 0.9)
+            return list(spread(over_seeds(rows, self.figure, worst), share))
+        values = [value for row in rows if (value := self.figure(row)) is not None]
+        if not values:
+            return [np.nan]
+        return [float(np.mean(values)) if self.mean else max(values)]
+
+    def line(self, rows: Sequence[Row]) -> str:
+        """The line of markdown."""
+        wanted = ", ".join(self.form.format(bar) for bar in self.bars)
+        mine = [
+            row
+            for row in rows
+            if row["guide"] == self.guide
+            and (row["target"] in self.targets or row.get("group") in self.targets)
+            and "error" not in row
+        ]
+        counted = sum(self.figure(row) is not None for row in mine)
+        if not counted:
+            return f"| {self.what} | {wanted} | not measured | {counted} of {len(mine)} | |"
+        found = self.measured(mine)
+        sign = -1 if self.least else 1
+        met = all(sign * x <= sign * bar for x, bar in zip(found, self.bars, strict=True))
+        figures = ", ".join(map(self.form.format, found))
+        answer = "yes" if met else "**no**"
+        return f"| {self.what} | {wanted} | {figures} | {counted} of {len(mine)} | {answer} |"
+
+
+def _modes(row: Row) -> float | None:
+    return row["delivered_errors"]["modes"]
+
+
+def _beyond(row: Row) -> float | None:
+    """1 where an error of the delivered draws is beyond its bound, else 0."""
+    met = row["delivered_errors"]["met"]
+    return None if met is None else float(not met)
+
+
+def _share(row: Row) -> float | None:
+    return row["share"] if row.get("gap") is not None else None
+
+
+def _gradients(row: Row) -> float:
+    return float(row["gradients"])
+
+
+_CREDIT = ("credit_flat", "credit_n10", "credit_gym")
+_FUNNELS = ("funnel_10", "funnel_100")
+_GAPS = {
+    "sonar": 0.10,
+    "ionosphere": 0.05,
+    "seeds": 0.03,
+    "brownian": 0.03,
+    **dict.fromkeys(_CREDIT, 0.005),
+    **dict.fromkeys(_FUNNELS, 0.001),
+    "eight_schools_centered": 0.01,
+    "low_dim_gauss_mix_two_modes": 0.05,
+    "slcp_opaque": 0.05,
+}
+_BUDGETS = (
+    ("eight_schools_centered", "70", 0.01),
+    ("funnel_10_opaque", "100", 0.05),
+    ("funnel_10_opaque", "500", 0.01),
+    ("rotated_funnel_10_opaque", "100", 0.05),
+    ("rotated_funnel_10_opaque", "500", 0.01),
+)
+_SEVERAL_MODES = (
+    *("low_dim_gauss_mix_two_modes", "slcp_opaque", "gmm_40_opaque", "two_moons_opaque"),
+    *("many_well_6_opaque", "many_well_32_opaque"),
+)
+_ALL = ("posteriordb",)
+_KNOWN = ("posteriordb", "classic", "hierarchical", "synthetic", "sbibm")
+BARS = (
+    Bar("posteriordb, gap: median, 90 %, worst", upper_gap, (0.001, 0.005, 0.02), _ALL),
+    Bar(
+        "posteriordb, effective share: median, 90 %, worst",
+        *(_share, (0.99, 0.95, 0.85), _ALL),
+        form="{:.3f}",
+        least=True,
+    ),
+    Bar(
+        "posteriordb, share of fits with an error beyond its bound",
+        *(_beyond, (0.0,), _ALL),
+        form="{:.3f}",
+        mean=True,
+    ),
+    Bar("posteriordb, k-hat", khat, (0.7,), _ALL, form="{:.2f}"),
+    *(Bar(f"{name}, gap", upper_gap, (bar,), (name,)) for name, bar in _GAPS.items()),
+    Bar("credit_*, gradients", _gradients, (500_000,), _CREDIT, form="{:,.0f}"),
+    Bar("funnels as sites, gradients", _gradients, (5_000,), _FUNNELS, form="{:,.0f}"),
+    *(
+        Bar(
+            f"{name}, gap within {budget},000 gradients",
+            *(upper_gap, (bar,), (name,)),
+            guide=f"flow_{budget}k",
+        )
+        for name, budget, bar in _BUDGETS
+    ),
+    Bar(
+        "eight_schools_centered, seconds within 70,000 gradients",
+        *(lambda row: row["seconds"], (20.0,), ("eight_schools_centered",)),
+        guide="flow_70k",
+        form="{:.0f}",
+    ),
+    *(
+        Bar(f"{name}, shares of modes", _modes, (0.05,), (name,), form="{:.3f}")
+        for name in _SEVERAL_MODES
+    ),
+    Bar(
+        "evidence from 2,000 draws, mean absolute error",
+        *(lambda row: row["evidence_error"], (0.01,), _KNOWN),
+        mean=True,
+    ),
+)
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Gives markdown: every bar, what was measured, and whether it is met."""
+    lines = ["| figure | wanted | measured | fits | met |", "|---|---|---|---|---|"]
+    lines += [bar.line(rows) for bar in BARS]
+    failed = sum("error" in row for row in rows)
+    broken = sum(row.get("n_nan", 0) > 1e-3 * row.get("n", 1) for row in rows)
+    answer = "**no**" if failed + broken else "yes"
+    lines.append(
+        f"| fits without a result; with NaN beyond 0.1 % | 0; 0 | {failed}; {broken} "
+        f"| {len(rows)} | {answer} |"
+    )
+    return "\n".join(lines)
