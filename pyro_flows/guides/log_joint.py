@@ -173,6 +173,18 @@ class LogJoint:
             padded = torch.cat([z, z[:1].expand(-len(z) % chunk, -1)])
             return torch.cat([self(part) for part in padded.split(chunk)])[: len(z)]
 
+    @torch.no_grad()
+    def resolved(self, z: Tensor) -> Tensor:
+        """Which rows of ``z`` come back from ``through`` as they went in, ``(P,)``.
+
+        Where a scale is so small beside its location that location + scale * z is the location to
+        the last digit, the model can't tell one z from another: its density there is rounding's.
+        """
+        if self.through is None:
+            return torch.ones_like(z[:, 0], dtype=torch.bool)
+        error = (self.through.inv(self.through(z)) - z).abs()
+        return (error <= 0.25 * (1 + z.abs())).all(-1)
+
     def blame(self, z: Tensor) -> str:
         """A sentence naming the sites whose log density isn't finite at the point ``z``."""
         values = {name: value for name, _, value, _ in constrain(self.guide, self._pass(z)[0])}

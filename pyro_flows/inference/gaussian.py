@@ -78,7 +78,9 @@ def elbos_of(log_joint: LogJoint, loc: Tensor, scale: Tensor, draws: int) -> Ten
     half = torch.randn(draws // 2, dim, generator=generator, dtype=torch.float64).to(loc)
     noise = torch.cat([half, -half])
     z = loc[:, None] + noise @ scale.mT
-    log_p = log_joint.in_chunks(z.reshape(-1, dim)).reshape(z.shape[:-1])
+    rows = z.reshape(-1, dim)
+    log_p = torch.where(log_joint.resolved(rows), log_joint.in_chunks(rows), -math.inf)
+    log_p = log_p.reshape(z.shape[:-1])
     # log q of the same draws, not its mean: where the posterior is Gaussian the noise cancels.
     log_q = -0.5 * noise.square().sum(-1) - 0.5 * dim * math.log(2 * math.pi)
     ratio, finite = log_p - log_q, torch.isfinite(log_p)
@@ -86,7 +88,9 @@ def elbos_of(log_joint: LogJoint, loc: Tensor, scale: Tensor, draws: int) -> Ten
     inside = torch.where(finite, ratio, 0.0).mean(-1) / share
     # Of the Gaussian restricted to the support, as everywhere.
     result = inside + share.log() + torch.linalg.slogdet(scale)[1]
-    return torch.where(torch.isfinite(result), result, -math.inf)
+    # A Gaussian too narrow for its place is one point or a few: rounding's density, not the model's.
+    distinct = (scale.norm(dim=-1) > 4 * torch.finfo(z.dtype).eps * loc.abs()).all(-1)
+    return torch.where(torch.isfinite(result) & distinct, result, -math.inf)
 
 
 @torch.no_grad()

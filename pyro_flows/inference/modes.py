@@ -238,7 +238,8 @@ def _refined(
 def _surprise(log_joint: LogJoint, points: Tensor, gaussians: Sequence[Gaussian]) -> Tensor:
     """By how much log p is above what Gaussians of so much mass each make of it, ``(P,)``."""
     known = torch.stack([gaussian.elbo + gaussian.log_prob(points) for gaussian in gaussians])
-    return (log_joint.in_chunks(points) - torch.logsumexp(known, 0)).nan_to_num(-math.inf)
+    surprise = (log_joint.in_chunks(points) - torch.logsumexp(known, 0)).nan_to_num(-math.inf)
+    return torch.where(log_joint.resolved(points), surprise, -math.inf)
 
 
 def _distance(one: Gaussian, other: Gaussian) -> float:
@@ -281,7 +282,8 @@ def missed_mass(
         log_g = log_g - torch.linalg.slogdet(scale)[1]
         # Where log q is NaN the guide doesn't reach, either.
         out_of_reach = ~(log_p - log_q(x) <= log_evidence + MISSED)
-        mass = torch.where(out_of_reach & torch.isfinite(log_p), log_p - log_g, -math.inf)
+        sound = torch.isfinite(log_p) & log_joint.resolved(x)
+        mass = torch.where(out_of_reach & sound, log_p - log_g, -math.inf)
         share = torch.logsumexp(mass, 0) - math.log(draws) - log_evidence
         found = float(share.exp().nan_to_num(0.0))
         distance = torch.linalg.solve(scale, (z - loc).mT).norm(dim=0)
