@@ -88,7 +88,7 @@ def elbos_of(log_joint: LogJoint, loc: Tensor, scale: Tensor, draws: int) -> Ten
     inside = torch.where(finite, ratio, 0.0).mean(-1) / share
     # Of the Gaussian restricted to the support, as everywhere.
     result = inside + share.log() + torch.linalg.slogdet(scale)[1]
-    # A Gaussian too narrow for its place is one point or a few: rounding's density, not the model's.
+    # A Gaussian too narrow for its place is one point or a few, whose density is rounding's.
     distinct = (scale.norm(dim=-1) > 4 * torch.finfo(z.dtype).eps * loc.abs()).all(-1)
     return torch.where(torch.isfinite(result) & distinct, result, -math.inf)
 

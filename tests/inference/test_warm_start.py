@@ -15,7 +15,7 @@ from pyro_flows import AutoFlow, FlowVI, warm_start
 from pyro_flows.errors import GuideError, InfeasibleModelError
 from pyro_flows.guides import LogJoint
 from pyro_flows.inference import Objective, find_gaussian
-from pyro_flows.inference.gaussian import Gaussian, divergence, natural_gradient
+from pyro_flows.inference.gaussian import Gaussian, divergence, elbos_of, natural_gradient
 from pyro_flows.inference.newton import eigh
 from pyro_flows.inference.randomness import seeded
 
@@ -335,6 +335,54 @@ class TestWarmStartOfAGuide:
     def test_other_guides_are_refused(self):
         with pytest.raises(GuideError, match="expected an AutoFlow, but got AutoMultivariate"):
             warm_start(AutoMultivariateNormal(funnel))
+
+
+class TestRounding:
+    """Where tau is so small that mu + tau z is mu to the last digit, no z costs anything."""
+
+    def model(self, y):
+        mu = pyro.sample("mu", dist.Normal(y.new_tensor(0.0), 10.0))
+        tau = pyro.sample("tau", dist.HalfNormal(y.new_tensor(1.0)))
+        with pyro.plate("group", len(y)):
+            theta = pyro.sample("theta", dist.Normal(mu, tau))
+            pyro.sample("y", dist.Normal(theta, 1.0), obs=y)
+
+    def log_joint(self, dtype):
+        y = torch.linspace(0.5, 1.5, 40, dtype=dtype)
+        guide = AutoFlow(self.model).setup(y)
+        guide.noncentring.set_centring(torch.zeros(guide.latent_dim))
+        return LogJoint(self.model, guide, (y,), through=guide.noncentring)
+
+    def elbo(self, log_joint, loc, sd):
+        return float(elbos_of(log_joint, loc[None], sd.diag()[None], 1024))
+
+    @pytest.mark.parametrize(("dtype", "deep"), [(torch.float64, -45.0), (torch.float32, -26.0)])
+    def test_a_wide_gaussian_far_down_the_neck_has_no_elbo(self, dtype, deep):
+        log_joint = self.log_joint(dtype)
+        loc, sd = torch.zeros(42, dtype=dtype), torch.full((42,), 100.0, dtype=dtype)
+        loc[:2], sd[:2] = torch.tensor([1.0, deep]), torch.tensor([0.2, 0.5])
+        z = loc + sd * torch.randn(100, 42, dtype=dtype)
+        # What rounding makes of it: a density that rises above everything the model has.
+        log_q = dist.Normal(loc, sd).to_event(1).log_prob(z)
+        honest = self.elbo(log_joint, torch.zeros_like(loc), 0.3 * torch.ones_like(loc))
+        assert float((log_joint(z) - log_q).mean()) > honest + 50
+        assert not log_joint.resolved(z).any()
+        assert self.elbo(log_joint, loc, sd) == -math.inf
+
+    @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+    def test_where_the_posterior_is_everything_is_resolved(self, dtype):
+        log_joint = self.log_joint(dtype)
+        assert log_joint.resolved(torch.randn(1000, 42, dtype=dtype)).all()
+
+    @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+    def test_a_gaussian_narrower_than_its_numbers_has_no_elbo(self, dtype):
+        def model():
+            pyro.sample("x", dist.Normal(torch.tensor(1000.0, dtype=dtype), 1.0))
+
+        log_joint = LogJoint(model, AutoFlow(model).setup())
+        loc, eps = torch.tensor([1000.0], dtype=dtype), torch.finfo(dtype).eps
+        assert self.elbo(log_joint, loc, 1000 * eps * torch.ones_like(loc)) == -math.inf
+        assert self.elbo(log_joint, loc, 1e5 * eps * torch.ones_like(loc)) > -50
 
 
 NORMAL = dist.Normal(torch.zeros(3).double(), 1.0)
