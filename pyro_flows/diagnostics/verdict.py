@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -93,6 +94,12 @@ def judge(
         reasons = tuple(reason for reason, _ in faults)
         return Verdict("not reliable", (*reasons, *figures), tuple(a for _, a in faults))
     if weights.gap + 2 * weights.gap_se <= RELIABLE_GAP:
+        if weights.khat >= weights.threshold:
+            largest = weights.n * math.exp(weights.log_weights.max())
+            figures += (
+                f"That k-hat is of weights that no draw is given here; the largest is {largest:.1f} "
+                "times their mean.",
+            )
         return Verdict("reliable", ("The guide's draws can be used as they are.", *figures))
     if weights.khat < weights.threshold and weights.kish_ess >= FEWEST_EFFECTIVE:
         return Verdict(

@@ -228,7 +228,7 @@ class FlowVI:
             polish=0.3,
             # What is already as good as exact draws needs no more; with parameters in the model, a
             # small gap says nothing of what is still to gain.
-            good_enough=0.9 * RELIABLE_GAP if not log_joint.parameters else -float("inf"),
+            good_enough=0.7 * RELIABLE_GAP if not log_joint.parameters else -float("inf"),
         )
         return train(
             parameters,

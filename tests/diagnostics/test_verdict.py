@@ -4,6 +4,7 @@
 """The rules of judgement, and the thresholds they stand on."""
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -61,6 +62,14 @@ def test_the_threshold_is_lower_for_few_draws(weights):
 
 def test_a_small_gap_needs_no_khat(weights):
     assert judge(change(weights, gap=0.0, gap_se=0.0, khat=np.inf)).status == "reliable"
+
+
+def test_a_high_khat_of_weights_that_are_not_used_is_explained(weights):
+    calm = change(weights, gap=0.0, gap_se=0.0)
+    assert "no draw is given" not in str(judge(calm))
+    said = str(judge(change(calm, khat=1.3)))
+    largest = math.exp(weights.log_weights.max()) * weights.n
+    assert f"the largest is {largest:.1f} times their mean" in said
 
 
 @pytest.mark.parametrize(("n_invalid", "status"), [(10, "reliable"), (11, "not reliable")])
