@@ -97,8 +97,8 @@ def judge(
         if weights.khat >= weights.threshold:
             largest = weights.n * math.exp(weights.log_weights.max())
             figures += (
-                f"That k-hat is of weights that no draw is given here; the largest is {largest:.1f} "
-                "times their mean.",
+                "That k-hat is of weights that no draw is given here; the largest is "
+                f"{largest:.1f} times their mean.",
             )
         return Verdict("reliable", ("The guide's draws can be used as they are.", *figures))
     if weights.khat < weights.threshold and weights.kish_ess >= FEWEST_EFFECTIVE:
