@@ -219,7 +219,8 @@ class FlowVI:
             particles = (self.num_particles,)
         cycles = _cycles(self.num_steps, self.max_steps)
         if self.max_gradients is not None:
-            cycles = _affordable(cycles, particles, self.max_gradients - spent)
+            prices = tuple(map(objective.price, particles))
+            cycles = _affordable(cycles, prices, self.max_gradients - spent)
         if not cycles:
             return Report(stop_reason=f"the search took {spent:,} gradients, all there were")
         schedule = Schedule(
@@ -273,15 +274,18 @@ def _cycles(num_steps: int | None, max_steps: int) -> list[int]:
     return cycles
 
 
-def _affordable(cycles: list[int], particles: tuple[int, ...], gradients: int) -> list[int]:
-    """As much of some cycles as so many gradients pay for; a short rest goes to the last one."""
+def _affordable(cycles: list[int], prices: tuple[int, ...], gradients: int) -> list[int]:
+    """As much of some cycles as so many gradients pay for; a short rest goes to the last one.
+
+    ``prices`` are those of a step in each cycle, the last one also of further cycles.
+    """
     kept: list[int] = []
     gradients = max(0, gradients)
     for cycle, steps in enumerate(cycles):
-        price = particles[min(cycle, len(particles) - 1)]
+        price = prices[min(cycle, len(prices) - 1)]
         paid = min(steps, gradients // price)
         if kept and paid < min(steps, FIRST_CYCLE):
-            kept[-1] += gradients // particles[min(cycle - 1, len(particles) - 1)]
+            kept[-1] += gradients // prices[min(cycle - 1, len(prices) - 1)]
             break
         kept.append(paid)
         gradients -= paid * price

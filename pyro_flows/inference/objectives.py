@@ -22,6 +22,8 @@ from pyro_flows.distributions import (
 from pyro_flows.guides import AutoFlow, LogJoint, structure
 from pyro_flows.training import Score
 
+# Draws of each flow of a mixture, at least.
+LEAST_OF_EACH = 8
 # The share of draws outside the support from which on its edges are to be minded.
 OUTSIDE = 0.01
 
@@ -80,15 +82,20 @@ class Objective:
         Returns:
             The ELBO's estimate over finite particles, and how many were not, as tensors.
         """
-        self.gradients += particles
         if self._inner is not None and self.edges and not self.log_joint.parameters:
             return self._score_gradient(self._inner(), particles)
         if self._inner is not None:
             return self._path_gradient(self._inner(), particles)
         return self._plain_gradient(particles)
 
+    def price(self, particles: int) -> int:
+        """Gradients that a step of so many particles takes: more where there are many modes."""
+        modes = getattr(self.guide, "modes", 1)
+        return particles if modes == 1 else modes * max(LEAST_OF_EACH, particles // modes)
+
     def _path_gradient(self, flow: FlowDistribution, particles: int) -> tuple[Tensor, Tensor]:
         x, weight = self._draws(flow, particles)
+        self.gradients += len(x)
         value, gradient = self.log_joint.value_and_grad(x, accumulate=True)
         for parameter in self.parameters:
             parameter.requires_grad_(False)
@@ -125,6 +132,7 @@ class Objective:
         with torch.no_grad():
             x, weight = self._draws(flow, particles)
             value = self.log_joint.in_chunks(x)
+        self.gradients += len(x)
         log_q = flow.log_prob(x)
         finite = torch.isfinite(value) & torch.isfinite(log_q.detach())
         ratio = torch.where(finite, value - log_q.detach(), torch.zeros_like(value))
@@ -145,7 +153,7 @@ class Objective:
             mirrored = isinstance(self.guide._flow.base, StandardNormal)
             x, _ = flow.transform.forward_and_ladj(_noise(base, particles, mirrored=mirrored))
             return x, x.new_full((len(x),), 1.0 / len(x))
-        count = max(8, particles // len(base.components))
+        count = self.price(particles) // len(base.components)
         noise = [
             _noise(component.base, count, mirrored=isinstance(made.base, StandardNormal))
             for component, made in zip(base.components, self.guide._flow.base.flows, strict=True)
@@ -157,6 +165,7 @@ class Objective:
     def _plain_gradient(self, particles: int) -> tuple[Tensor, Tensor]:
         posterior = self.guide.get_posterior(*self.args, **self.kwargs)
         x = posterior.rsample((particles,))
+        self.gradients += particles
         log_q = posterior.log_prob(x)
         value, gradient = self.log_joint.value_and_grad(x, accumulate=True)
         finite = torch.isfinite(value) & torch.isfinite(gradient).all(-1)

@@ -103,7 +103,7 @@ def run(chosen: dict[str, Target], seeds: list[int], out: Path) -> None:
             if (name, seed) in done:
                 continue
             try:
-                rows = judge_all(target, seed)
+                rows = list(judge_all(target, seed))
             except Exception as error:
                 # One target that fails shouldn't cost the others.
                 traceback.print_exc()

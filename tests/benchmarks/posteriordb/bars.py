@@ -5,16 +5,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from .tables import khat, over_seeds, spread, upper_gap
+from . import figures
+from .figures import Figure
+from .tables import over_seeds, spread
 
 Row = dict[str, Any]
-Figure = Callable[[Row], "float | None"]
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,7 @@ class Bar:
             worst, share = (min, 0.1) if self.least else (max, 0.9)
             return list(spread(over_seeds(rows, self.figure, worst), share))
         values = [value for row in rows if (value := self.figure(row)) is not None]
-        if not values:
-            return [np.nan]
-        return [float(np.mean(values)) if self.mean else max(values)]
+        return [float(np.mean(values) if self.mean else np.max(values))] if values else []
 
     def line(self, rows: Sequence[Row]) -> str:
         """The line of markdown."""
@@ -59,35 +58,19 @@ class Bar:
             for row in rows
             if row["guide"] == self.guide
             and (row["target"] in self.targets or row.get("group") in self.targets)
-            and "error" not in row
+            and self.figure(row) is not None
         ]
-        counted = sum(self.figure(row) is not None for row in mine)
-        if not counted:
-            return f"| {self.what} | {wanted} | not measured | {counted} of {len(mine)} | |"
+        seeds = len({row["seed"] for row in mine})
+        if not mine:
+            return f"| {self.what} | {wanted} | not measured | 0 | 0 | |"
         found = self.measured(mine)
         sign = -1 if self.least else 1
         met = all(sign * x <= sign * bar for x, bar in zip(found, self.bars, strict=True))
-        figures = ", ".join(map(self.form.format, found))
-        answer = "yes" if met else "**no**"
-        return f"| {self.what} | {wanted} | {figures} | {counted} of {len(mine)} | {answer} |"
-
-
-def _modes(row: Row) -> float | None:
-    return row["delivered_errors"]["modes"]
-
-
-def _beyond(row: Row) -> float | None:
-    """1 where an error of the delivered draws is beyond its bound, else 0."""
-    met = row["delivered_errors"]["met"]
-    return None if met is None else float(not met)
-
-
-def _share(row: Row) -> float | None:
-    return row["share"] if row.get("gap") is not None else None
-
-
-def _gradients(row: Row) -> float:
-    return float(row["gradients"])
+        shown = ", ".join(map(self.form.format, found))
+        return (
+            f"| {self.what} | {wanted} | {shown} | {len(mine)} | {seeds} "
+            f"| {'yes' if met else '**no**'} |"
+        )
 
 
 _CREDIT = ("credit_flat", "credit_n10", "credit_gym")
@@ -117,44 +100,46 @@ _SEVERAL_MODES = (
 _ALL = ("posteriordb",)
 _KNOWN = ("posteriordb", "classic", "hierarchical", "synthetic", "sbibm")
 BARS = (
-    Bar("posteriordb, gap: median, 90 %, worst", upper_gap, (0.001, 0.005, 0.02), _ALL),
+    Bar("posteriordb, gap: median, 90 %, worst", figures.gap, (0.001, 0.005, 0.02), _ALL),
     Bar(
         "posteriordb, effective share: median, 90 %, worst",
-        *(_share, (0.99, 0.95, 0.85), _ALL),
+        *(figures.share, (0.99, 0.95, 0.85), _ALL),
         form="{:.3f}",
         least=True,
     ),
     Bar(
         "posteriordb, share of fits with an error beyond its bound",
-        *(_beyond, (0.0,), _ALL),
+        *(figures.beyond, (0.0,), _ALL),
         form="{:.3f}",
         mean=True,
     ),
-    Bar("posteriordb, k-hat", khat, (0.7,), _ALL, form="{:.2f}"),
-    *(Bar(f"{name}, gap", upper_gap, (bar,), (name,)) for name, bar in _GAPS.items()),
-    Bar("credit_*, gradients", _gradients, (500_000,), _CREDIT, form="{:,.0f}"),
-    Bar("funnels as sites, gradients", _gradients, (5_000,), _FUNNELS, form="{:,.0f}"),
+    Bar("posteriordb, k-hat, worst", figures.khat, (0.7,), _ALL, form="{:.2f}"),
+    Bar("posteriordb, k-hat, mean", figures.khat, (0.7,), _ALL, form="{:.2f}", mean=True),
+    *(Bar(f"{name}, gap", figures.gap, (bar,), (name,)) for name, bar in _GAPS.items()),
+    Bar("credit_*, gradients", figures.gradients, (500_000,), _CREDIT, form="{:,.0f}"),
+    Bar("funnels as sites, gradients", figures.gradients, (5_000,), _FUNNELS, form="{:,.0f}"),
     *(
         Bar(
             f"{name}, gap within {budget},000 gradients",
-            *(upper_gap, (bar,), (name,)),
+            *(figures.within(figures.gap, 1000 * int(budget)), (bar,), (name,)),
             guide=f"flow_{budget}k",
         )
         for name, budget, bar in _BUDGETS
     ),
     Bar(
         "eight_schools_centered, seconds within 70,000 gradients",
-        *(lambda row: row["seconds"], (20.0,), ("eight_schools_centered",)),
+        *(figures.seconds, (20.0,), ("eight_schools_centered",)),
         guide="flow_70k",
         form="{:.0f}",
     ),
     *(
-        Bar(f"{name}, shares of modes", _modes, (0.05,), (name,), form="{:.3f}")
+        Bar(f"{name}, shares of modes", figures.modes, (0.05,), (name,), form="{:.3f}")
         for name in _SEVERAL_MODES
     ),
+    Bar("gmm_40_opaque, modes missing", figures.missing, (0,), ("gmm_40_opaque",), form="{:.0f}"),
     Bar(
         "evidence from 2,000 draws, mean absolute error",
-        *(lambda row: row["evidence_error"], (0.01,), _KNOWN),
+        *(figures.evidence, (0.01,), _KNOWN),
         mean=True,
     ),
 )
@@ -162,13 +147,13 @@ BARS = (
 
 def table(rows: Sequence[Row]) -> str:
     """Gives markdown: every bar, what was measured, and whether it is met."""
-    lines = ["| figure | wanted | measured | fits | met |", "|---|---|---|---|---|"]
+    lines = ["| figure | wanted | measured | fits | seeds | met |", "|---|---|---|---|---|---|"]
     lines += [bar.line(rows) for bar in BARS]
     failed = sum("error" in row for row in rows)
     broken = sum(row.get("n_nan", 0) > 1e-3 * row.get("n", 1) for row in rows)
     answer = "**no**" if failed + broken else "yes"
     lines.append(
         f"| fits without a result; with NaN beyond 0.1 % | 0; 0 | {failed}; {broken} "
-        f"| {len(rows)} | {answer} |"
+        f"| {len(rows)} | {len({row['seed'] for row in rows})} | {answer} |"
     )
     return "\n".join(lines)

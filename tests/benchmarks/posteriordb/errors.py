@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -32,13 +33,19 @@ def errors(target: Target, sites: Sites) -> Row:
     Returns:
         None for what isn't known: ``mean``, ``log_sd`` (on the unconstrained scale, where the
         reference's tails allow them), ``met`` (each within its bar), ``quantile`` (constrained),
-        ``modes`` (total variation of the shares), ``worst`` (the coordinate of the largest mean
-        error).
+        ``modes`` (total variation of the shares), ``missing`` (modes with less than half of their
+        share), ``worst`` (the coordinate of the largest mean error). inf where draws aren't
+        numbers.
     """
-    out: Row = dict.fromkeys(("mean", "log_sd", "met", "quantile", "modes", "worst"))
+    out: Row = dict.fromkeys(("mean", "log_sd", "met", "quantile", "modes", "missing", "worst"))
     sites = {name: torch.as_tensor(sites[name], dtype=torch.float64) for name in target.latents}
+    if not all(bool(torch.isfinite(value).all()) for value in sites.values()):
+        known = ("modes", "missing") if target.modes is not None else ()
+        return (
+            out | dict.fromkeys((*known, "mean", "log_sd", "quantile"), math.inf) | {"met": False}
+        )
     if target.modes is not None:
-        out["modes"] = mode_error(target, sites)
+        out["modes"], out["missing"] = mode_errors(target, sites)
     try:
         reference = target.reference()
     except MissingData:
@@ -48,12 +55,13 @@ def errors(target: Target, sites: Sites) -> Row:
     return out | _against_draws(target, sites, reference)
 
 
-def mode_error(target: Target, sites: Sites) -> float:
-    """The total variation of the shares of the modes."""
+def mode_errors(target: Target, sites: Sites) -> tuple[float, int]:
+    """The total variation of the shares of the modes, and how many have less than half of it."""
     assert target.modes is not None
     index = target.modes.assign(target.unconstrain(sites))
     shares = torch.bincount(index, minlength=len(target.modes.shares)) / len(index)
-    return total_variation(shares.numpy(), target.modes.shares.numpy())
+    missing = int((shares < 0.5 * target.modes.shares).sum())
+    return total_variation(shares.numpy(), target.modes.shares.numpy()), missing
 
 
 def _against_draws(target: Target, sites: Sites, reference: Sites) -> Row:

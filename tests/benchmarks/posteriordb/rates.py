@@ -4,7 +4,7 @@
 """How often a verdict is right, with intervals.
 
 - False assurance: "reliable" or "corrected", of the wrong.
-- False alarm: "not reliable", of the right.
+- False alarm: "not reliable", of the right; and a guide that couldn't be judged at all.
 - Joint rate: wrong and assured, of all that are wrong or right.
 
 Draws that are neither, "grey", and those of which nothing is known are counted apart.
@@ -21,6 +21,9 @@ from scipy.stats import beta
 Row = dict[str, Any]
 
 
+_ALARM = {"truth": "right", "status": "not reliable"}
+
+
 def interval(count: int, total: int, level: float = 0.95) -> tuple[float, float]:
     """Clopper and Pearson's interval of a proportion."""
     tail = (1 - level) / 2
@@ -31,6 +34,7 @@ def interval(count: int, total: int, level: float = 0.95) -> tuple[float, float]
 
 def rates(rows: list[Row]) -> dict[str, tuple[int, int]]:
     """Counts and totals of false assurance, false alarm and both together."""
+    rows = [row if "error" not in row else _ALARM for row in rows]
     judged = [row for row in rows if row.get("truth") in ("wrong", "right")]
     wrong = [row for row in judged if row["truth"] == "wrong"]
     right = [row for row in judged if row["truth"] == "right"]
@@ -84,6 +88,8 @@ def _is_mistake(row: Row) -> bool:
 
 
 def _mistake(row: Row) -> str:
+    if "error" in row:
+        return f"- {row['target']}, {row.get('defect')}, seed {row['seed']}: {row['error']}"
     known = {name: value for name, value in row["errors"].items() if value is not None}
     found = ", ".join(f"{name} {value:.2f}" for name, value in known.items())
     return f"- {row['target']}, {row['defect']}, seed {row['seed']}: {row['status']}; {found}"

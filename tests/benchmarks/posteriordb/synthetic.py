@@ -204,11 +204,17 @@ def _double_well(x: Tensor) -> Tensor:
 
 
 # Of exp(-x^4 + 6 x^2 + x / 2): the log of its integral, and the share of x > 0.
+# Wells whose modes are told apart one by one.
+MOST_WELLS = 8
 _LOG_Z_DOUBLE_WELL, _SHARE_RIGHT = 9.374541173869195, 0.8443070962111391
 
 
 def many_well(dim: int) -> Density:
-    """FAB's many-well: 2^(dim / 2) modes, told apart by the signs of the even coordinates."""
+    """FAB's many-well: 2^(dim / 2) modes, told apart by the signs of the even coordinates.
+
+    Where there are more of them than draws can tell the shares of, they are counted by how many of
+    the signs are positive.
+    """
     wells = dim // 2
     grid = Grid(lambda x: _double_well(x[:, 0]), ((-4.0, 4.0),), 200_000)
 
@@ -220,13 +226,22 @@ def many_well(dim: int) -> Density:
         x = grid.draws(rng, count * wells).reshape(count, wells)
         return np.stack([x, rng.standard_normal((count, wells))], 2).reshape(count, dim)
 
-    def assign(z: Tensor) -> Tensor:
+    def by_signs(z: Tensor) -> Tensor:
         return ((z[..., 0::2] > 0) * 2 ** torch.arange(wells)).sum(-1)
 
-    right = (torch.arange(2**wells)[:, None] >> torch.arange(wells)) & 1
-    share = torch.tensor([1 - _SHARE_RIGHT, _SHARE_RIGHT], dtype=torch.float64)
+    def by_count(z: Tensor) -> Tensor:
+        return (z[..., 0::2] > 0).sum(-1)
+
     log_z = wells * (_LOG_Z_DOUBLE_WELL + _HALF_LOG_2PI)
-    modes = Modes(assign=assign, shares=share[right].prod(-1))
+    if wells > MOST_WELLS:
+        count = torch.distributions.Binomial(
+            wells, torch.tensor(_SHARE_RIGHT, dtype=torch.float64)
+        )
+        modes = Modes(by_count, count.log_prob(torch.arange(wells + 1).double()).exp())
+    else:
+        right = (torch.arange(2**wells)[:, None] >> torch.arange(wells)) & 1
+        share = torch.tensor([1 - _SHARE_RIGHT, _SHARE_RIGHT], dtype=torch.float64)
+        modes = Modes(by_signs, share[right].prod(-1))
     return Density(dim, log_density, sample, log_z=log_z, modes=modes)
 
 

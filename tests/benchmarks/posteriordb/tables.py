@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from . import figures
+
 Row = dict[str, Any]
 
 
@@ -62,10 +64,10 @@ def _line(name: str, rows: list[Row]) -> str:
         name,
         str(good[0]["d"]) if good else "",
         str(len(rows)),
-        _cell([upper_gap(row) for row in good], "{:.4f}"),
+        _cell([figures.gap(row) for row in rows], "{:.4f}"),
         ", ".join(sorted({row["judged"] for row in good})),
         _cell([row["share"] for row in good], "{:.3f}", min),
-        _cell([khat(row) for row in good], "{:.2f}"),
+        _cell([figures.khat(row) for row in good], "{:.2f}"),
         _cell([row["mean"] for row in delivered], "{:.3f}"),
         _cell([row["quantile"] for row in delivered], "{:.3f}"),
         _cell([row["modes"] for row in delivered], "{:.3f}"),
@@ -80,27 +82,24 @@ def _line(name: str, rows: list[Row]) -> str:
 
 def _summary(guides: list[str], rows: list[Row]) -> str:
     columns = (
-        *("guide", "targets", "median gap", "90 %", "worst", "median share", "90 %", "worst"),
-        *("k-hat below 0.7", "errors within bars", "mean evidence error", "failed"),
+        *("guide", "targets", "fits", "median gap", "90 %", "worst", "median share", "90 %"),
+        *("worst", "k-hat below 0.7", "errors within bounds", "mean evidence error", "failed"),
     )
     lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
     for guide in guides:
         mine = [row for row in rows if row["guide"] == guide]
-        good = [row for row in mine if "error" not in row]
-        judged = [row for row in good if upper_gap(row) is not None]
-        gaps = over_seeds(judged, upper_gap, max)
-        shares = over_seeds(judged, lambda row: row["share"], min)
-        khats = [khat(row) for row in good if khat(row) is not None]
-        met = [row["delivered_errors"]["met"] for row in good]
-        met = [value for value in met if value is not None]
-        evidence = [row["evidence_error"] for row in good if row["evidence_error"] is not None]
+        khats = [x for row in mine if (x := figures.khat(row)) is not None]
+        beyond = [x for row in mine if (x := figures.beyond(row)) is not None]
+        evidence = [x for row in mine if (x := figures.evidence(row)) is not None]
         lines.append(
-            f"| {guide} | {len({row['target'] for row in mine})} | "
-            + " | ".join(f"{x:.4f}" for x in spread(gaps, 0.9))
+            f"| {guide} | {len({row['target'] for row in mine})} | {len(mine)} | "
+            + " | ".join(f"{x:.4f}" for x in spread(over_seeds(mine, figures.gap, max), 0.9))
             + " | "
-            + " | ".join(f"{x:.3f}" for x in spread(shares, 0.1))
-            + f" | {sum(k < 0.7 for k in khats)} of {len(khats)} | {sum(met)} of {len(met)}"
-            + f" | {np.mean(evidence) if evidence else np.nan:.4f} | {len(mine) - len(good)} |"
+            + " | ".join(f"{x:.3f}" for x in spread(over_seeds(mine, figures.share, min), 0.1))
+            + f" | {sum(k < 0.7 for k in khats)} of {len(khats)}"
+            + f" | {beyond.count(0.0)} of {len(beyond)}"
+            + f" | {np.mean(evidence) if evidence else np.nan:.4f}"
+            + f" | {sum('error' in row for row in mine)} |"
         )
     return "\n".join(lines)
 
@@ -122,17 +121,9 @@ def spread(found: tuple[list[float], float], share: float) -> tuple[float, float
     medians, worst = found
     if not medians:
         return np.nan, np.nan, np.nan
-    return float(np.median(medians)), float(np.quantile(medians, share)), worst
-
-
-def upper_gap(row: Row) -> float | None:
-    """The gap that is judged, with two standard errors added."""
-    return None if row.get("gap") is None else row["gap"] + 2 * (row["gap_se"] or 0.0)
-
-
-def khat(row: Row) -> float | None:
-    """The k-hat of a row; -inf for constant weights, which have none: a pass."""
-    return -np.inf if row["khat_applicable"] is False else row["khat"]
+    # The point itself, not one between two: on 90 % means on 90 % at least.
+    method = "higher" if share > 0.5 else "lower"
+    return float(np.median(medians)), float(np.quantile(medians, share, method=method)), worst
 
 
 def _cell(

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -144,8 +145,14 @@ class TestBars:
     def row(self, target="nes1972", seed=0, **figures):
         row = {"guide": "flow", "target": target, "seed": seed, "group": "posteriordb"}
         row |= {"gap": 0.0, "gap_se": 0.0, "share": 1.0, "khat": 0.3, "khat_applicable": True}
+        row |= {"log_z": -1.0, "log_z_se": 0.0, "ln_z_is": -1.0, "ln_z_is_se": 1e-3}
         row |= {"gradients": 10, "seconds": 1.0, "evidence_error": 0.0, "n_nan": 0, "n": 10}
-        return row | {"delivered_errors": {"met": True, "modes": None}} | figures
+        errors = {"met": True, "quantile": 0.01, "modes": None, "missing": None}
+        return row | {"delivered_errors": errors} | figures
+
+    def broken(self, target="nes1972", seed=9):
+        row = {"guide": "flow", "target": target, "seed": seed, "group": "posteriordb"}
+        return row | {"log_z": -1.0, "error": "ValueError: x"}
 
     def line(self, rows, name):
         (line,) = (line for line in bars.table(rows).splitlines() if name in line)
@@ -154,24 +161,78 @@ class TestBars:
     def test_medians_over_seeds_and_the_worst_fit(self):
         rows = [self.row(seed=seed, gap=gap) for seed, gap in enumerate((0.0005, 0.0007, 0.03))]
         line = self.line(rows, "posteriordb, gap")
-        assert "0.0007, 0.0007, 0.0300 | 3 of 3 | **no**" in line
+        assert "0.0007, 0.0007, 0.0300 | 3 | 3 | **no**" in line
         assert "yes" in self.line(rows[:2], "posteriordb, gap")
 
     def test_two_standard_errors_are_added(self):
         rows = [self.row("sonar", gap=0.09, gap_se=0.006)]
-        assert "0.1020 | 1 of 1 | **no**" in self.line(rows, "sonar")
+        assert "0.1020 | 1 | 1 | **no**" in self.line(rows, "sonar")
 
     def test_low_shares_are_the_bad_ones(self):
         rows = [self.row(seed=seed, share=share) for seed, share in enumerate((0.999, 0.8))]
         assert "**no**" in self.line(rows, "effective share")
         assert "yes" in self.line(rows[:1], "effective share")
 
-    def test_what_cannot_be_judged_is_counted(self):
-        rows = [self.row(), self.row(seed=1, gap=None)]
-        assert "1 of 2" in self.line(rows, "posteriordb, gap")
+    @pytest.mark.parametrize(
+        "figures",
+        [{"gap": None}, {"gap": math.nan}, {"khat": None}, {"khat": math.nan}, {"share": None}],
+    )
+    def test_a_figure_that_is_missing_or_no_number_is_the_worst(self, figures):
+        name = {"gap": "gap", "khat": "k-hat, worst", "share": "effective share"}[[*figures][0]]
+        for rows in ([self.row(), self.row(seed=1, **figures)], [self.row(**figures), self.row()]):
+            assert "**no**" in self.line(rows, f"posteriordb, {name}")
+
+    def test_a_gap_is_not_asked_where_the_evidence_is_unknown(self):
+        rows = [self.row(), self.row("accel_gp", gap=None, log_z=None)]
+        assert "| 1 | 1 | yes" in self.line(rows, "posteriordb, gap")
+
+    def test_a_share_of_the_wrong_evidence_is_none(self):
+        rows = [self.row(ln_z_is=-1.69)]
+        assert "0.000, 0.000, 0.000" in self.line(rows, "effective share")
+
+    def test_constant_weights_pass(self):
+        rows = [self.row(khat=None, khat_applicable=False)]
+        assert "yes" in self.line(rows, "k-hat, worst")
+
+    def test_a_crash_is_the_worst_of_everything(self):
+        rows = [self.row(), self.broken()]
+        for name in ("posteriordb, gap", "effective share", "k-hat, worst", "beyond its bound"):
+            assert "**no**" in self.line(rows, name)
+        assert "**no**" in self.line([self.broken("sonar")], "sonar")
+
+    def test_quantiles_have_a_bound_too(self):
+        errors = {"met": True, "quantile": 0.03, "modes": None}
+        assert "1.000" in self.line([self.row(delivered_errors=errors)], "beyond its bound")
+
+    def test_a_budget_is_one(self):
+        name, row = "eight_schools_centered, gap within 70", self.row("eight_schools_centered")
+        row["guide"] = "flow_70k"
+        assert "yes" in self.line([row | {"gradients": 70_000}], name)
+        assert "**no**" in self.line([row | {"gradients": 70_001}], name)
 
     def test_errors_and_nan_are_failures(self):
         good = [self.row()]
-        assert "0; 0 | 1 | yes" in self.line(good, "without a result")
-        broken = [self.row(seed=1, n_nan=5), {"guide": "flow", "target": "t", "error": "x"}]
-        assert "1; 1 | 3 | **no**" in self.line(good + broken, "without a result")
+        assert "0; 0 | 1 | 1 | yes" in self.line(good, "without a result")
+        rows = [*good, self.row(seed=1, n_nan=5), self.broken()]
+        assert "1; 1 | 3 | 3 | **no**" in self.line(rows, "without a result")
+
+
+def test_draws_that_are_no_numbers_are_wrong():
+    target = synthetic.targets()["gmm_40"]
+    draws = target.reference()
+    one = {name: value.copy() for name, value in draws.items()}
+    next(iter(one.values()))[0] = math.nan
+    found = errors(target, one)
+    assert found["met"] is False
+    assert found["mean"] == found["modes"] == math.inf
+
+
+def test_a_mode_that_is_missing_is_counted():
+    target = synthetic.targets()["gmm_40"]
+    draws = target.reference()
+    assert errors(target, draws)["missing"] == 0
+    index = target.modes.assign(target.unconstrain(draws))
+    some = {name: value[index != 7] for name, value in draws.items()}
+    found = errors(target, some)
+    assert found["missing"] == 1
+    assert found["modes"] < 0.05

@@ -39,7 +39,7 @@ ROWS = [
 
 
 def test_rates_count_the_wrong_and_the_right_alone() -> None:
-    assert rates(ROWS) == {"false assurance": (1, 2), "false alarm": (1, 3), "joint": (1, 5)}
+    assert rates(ROWS) == {"false assurance": (1, 2), "false alarm": (2, 4), "joint": (1, 6)}
     assert rates([])["joint"] == (0, 0)
 
 
