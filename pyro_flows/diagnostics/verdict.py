@@ -90,6 +90,9 @@ def judge(
     khat = f"k-hat {shown} (threshold {weights.threshold:.2f}, {weights.n} draws)"
     share = f"effective share {weights.share:.1%}"
     figures = (f"{gap}.", f"{khat}; {share}.", *notes)
+    if weights.n_zero:
+        inside = 1 - weights.n_zero / weights.n
+        figures += (f"{inside:.1%} of the guide's draws are inside the support: they count.",)
     if faults:
         reasons = tuple(reason for reason, _ in faults)
         return Verdict("not reliable", (*reasons, *figures), tuple(a for _, a in faults))

@@ -183,7 +183,7 @@ class AutoFlow(AutoContinuous):
         prior = noncentring(self, self.bare_model, args, kwargs, levels, start)
         # What the hierarchy's own location and scale can't undo, couplings along it can.
         self._flow_levels = levels if prior is None else None
-        scale = self._init_scale * torch.eye(len(start)).to(start)
+        scale = self._init_scale * torch.eye(len(start), device="cpu").to(start)
         self._set_flow([self._around(start, scale)], prior)
         self._signature = structure.signature(args, kwargs)
 
@@ -192,8 +192,9 @@ class AutoFlow(AutoContinuous):
         spec = self._flow_spec
         # A flow given as an object is the one that is trained; a mixture needs copies.
         spec = copy.deepcopy(spec) if isinstance(spec, Flow) and "flow" in self._modules else spec
-        flow = _build(spec, self.latent_dim, self._flow_levels)
-        affine = CholeskyAffine(self.latent_dim)
+        with torch.device(loc.device):  # whatever the default one is
+            flow = _build(spec, self.latent_dim, self._flow_levels)
+            affine = CholeskyAffine(self.latent_dim)
         flow = Flow([*flow.transform.layers, affine], flow.base).to(loc)
         affine.set(loc=loc, scale_tril=scale_tril)
         return flow
@@ -207,8 +208,9 @@ class AutoFlow(AutoContinuous):
             flow = Flow([*flows[0].transform.layers, *last], flows[0].base)
         else:
             # Several flows are the base of one: so the posterior is a base and a transform still.
-            unit = CholeskyAffine(self.latent_dim).requires_grad_(False)
-            flow = Flow([unit, *last], FlowMixture(flows, weights))
+            with torch.device(next(flows[0].parameters()).device):
+                unit = CholeskyAffine(self.latent_dim).requires_grad_(False)
+                flow = Flow([unit, *last], FlowMixture(flows, weights))
         self._modules["flow"] = flow.to(next(flows[0].parameters()))
 
     @torch.no_grad()

@@ -157,7 +157,7 @@ class LogJoint:
         dim = z.shape[-1]
         step = 1e-4 if z.dtype == torch.float64 else 1e-2
         value, gradient = self.value_and_grad(z)
-        shifts = step * torch.eye(dim).to(z)
+        shifts = step * torch.eye(dim, device="cpu").to(z)
         points = torch.cat([z[:, None] + shifts, z[:, None] - shifts], 1)
         _, around = self.value_and_grad(points.reshape(-1, dim))
         up, down = around.reshape(len(z), 2, dim, dim).unbind(1)
@@ -252,8 +252,10 @@ class LogJoint:
         """A few fresh points near the guide's start."""
         affine = getattr(self.guide, "affine", None)
         start = (self.guide._init_loc() if affine is None else affine.loc).detach()
-        generator = torch.Generator().manual_seed(0)
-        noise = torch.randn(CHECK_POINTS, len(start), generator=generator, dtype=torch.float64)
+        generator = torch.Generator(device="cpu").manual_seed(0)
+        noise = torch.randn(
+            CHECK_POINTS, len(start), generator=generator, dtype=torch.float64, device="cpu"
+        )
         return start + 0.1 * noise.to(start)
 
     def _is_stochastic(self) -> bool:

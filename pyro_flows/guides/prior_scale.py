@@ -79,7 +79,7 @@ def noncentring(
             graph.graph.eliminate_dead_code()
             graph.recompile()
             prior = Prior(graph)
-            elsewhere = start + 0.1 * torch.linspace(-1, 1, len(start)).to(start)
+            elsewhere = start + 0.1 * torch.linspace(-1, 1, len(start), device="cpu").to(start)
             same = all(
                 torch.allclose(a, b, equal_nan=True)
                 for a, b in zip(prior(elsewhere), read(elsewhere)[:2], strict=True)

@@ -19,7 +19,7 @@ from pyro_flows.diagnostics.verdict import RELIABLE_GAP
 from pyro_flows.errors import GuideError, InfeasibleModelError
 from pyro_flows.guides import AutoFlow, LogJoint, init_to_median_or_feasible, structure
 from pyro_flows.guides.auto_flow import FlowSpec
-from pyro_flows.inference.assessment import check_density, elsewhere, examine
+from pyro_flows.inference.assessment import check_density, elsewhere, examine, glance
 from pyro_flows.inference.objectives import Objective
 from pyro_flows.inference.posterior import Posterior
 from pyro_flows.inference.randomness import seeded
@@ -147,9 +147,12 @@ class FlowVI:
             else:
                 report = self._train(objective, log_joint, start.gradients)
             clock.lap("training")
-            if start is not None and not isinstance(guide, AutoFlow):
-                start = elsewhere(objective)
-            found = examine(objective, start, report)
+            try:
+                if start is not None and not isinstance(guide, AutoFlow):
+                    start = elsewhere(objective)
+                found = examine(objective, start, report)
+            except KeyboardInterrupt:
+                found = glance(objective)
             clock.lap("evaluation")
         gradients = objective.gradients + found.gradients + (start.gradients if start else 0)
         return Posterior(
@@ -193,7 +196,7 @@ class FlowVI:
                     "Check supports, scales and data, or start the guide elsewhere (init_loc_fn)."
                 )
             loc = guide._init_loc().detach()
-            return Start(loc, torch.eye(len(loc)).to(loc))
+            return Start(loc, torch.eye(len(loc), device="cpu").to(loc))
         before, given = objective.score(), guide.state()
         try:
             start = find_start(log_joint, guide)

@@ -74,8 +74,10 @@ def elbo_of(log_joint: LogJoint, loc: Tensor, scale: Tensor, draws: int = 1024) 
 def elbos_of(log_joint: LogJoint, loc: Tensor, scale: Tensor, draws: int) -> Tensor:
     """ELBOs of many Gaussians, ``(K, D)`` and ``(K, D, D)`` to ``(K,)``."""
     dim = loc.shape[-1]
-    generator = torch.Generator().manual_seed(1)
-    half = torch.randn(draws // 2, dim, generator=generator, dtype=torch.float64).to(loc)
+    generator = torch.Generator(device="cpu").manual_seed(1)
+    half = torch.randn(draws // 2, dim, generator=generator, dtype=torch.float64, device="cpu").to(
+        loc
+    )
     noise = torch.cat([half, -half])
     z = loc[:, None] + noise @ scale.mT
     rows = z.reshape(-1, dim)
@@ -243,7 +245,7 @@ def _settled(history: list[float], *, fast: bool) -> bool:
 
 def _pace(history: list[float]) -> tuple[float, float, float]:
     """What the last block gained on the one before, the error of it, and where it is."""
-    blocks = torch.tensor(history[-2 * BLOCK :], dtype=torch.float64).chunk(2)
+    blocks = torch.tensor(history[-2 * BLOCK :], dtype=torch.float64, device="cpu").chunk(2)
     before, last = (block[torch.isfinite(block)] for block in blocks)
     if len(last) < 2:
         return 0.0, 0.0, -math.inf

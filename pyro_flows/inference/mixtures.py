@@ -34,8 +34,8 @@ class Mixture:
     def sample(self, count: int) -> tuple[Tensor, Tensor]:
         """So many fixed draws of each Gaussian, ``(K n, D)``, and what each is worth."""
         dim = self.locs.shape[-1]
-        generator = torch.Generator().manual_seed(2)
-        half = torch.randn(count // 2, dim, generator=generator, dtype=torch.float64)
+        generator = torch.Generator(device="cpu").manual_seed(2)
+        half = torch.randn(count // 2, dim, generator=generator, dtype=torch.float64, device="cpu")
         noise = torch.cat([half, -half]).to(self.locs)
         draws = self.locs[:, None] + noise @ self.scale_trils.mT
         return draws.flatten(0, 1), (self.weights / len(noise)).repeat_interleave(len(noise))

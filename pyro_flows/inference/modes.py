@@ -124,11 +124,13 @@ def _scatter(log_joint: LogJoint, near: Modes, count: int) -> Tensor:
     locs, dim = near.locs, near.locs.shape[-1]
     total = SCATTER if dim > FEW_DIMENSIONS else 4 * SCATTER  # where points can cover the ground
     total = total if log_joint.mode != "sequential" else count
-    pick = torch.randint(len(locs), (total,)).to(locs.device)
-    shells = torch.logspace(math.log10(NEAREST), math.log10(FARTHEST), count // 2).to(locs)
+    pick = torch.randint(len(locs), (total,), device="cpu").to(locs.device)
+    shells = torch.logspace(
+        math.log10(NEAREST), math.log10(FARTHEST), count // 2, device="cpu"
+    ).to(locs)
     total -= total % len(shells)
     factor = shells.repeat(total // len(shells))
-    noise = torch.randn(total, dim, 1, dtype=locs.dtype).to(locs)
+    noise = torch.randn(total, dim, 1, dtype=locs.dtype, device="cpu").to(locs)
     pick = pick[:total]
     points = locs[pick] + factor[:, None] * (near.scales[pick] @ noise).squeeze(-1)
     value = log_joint.in_chunks(points)
@@ -230,7 +232,10 @@ def _refined(
 ) -> Gaussian:
     made = Gaussian(loc, lower(scale))
     if climbs:
-        made = natural_gradient(log_joint, made, floor=floor, known=known, brief=brief)
+        # Of a maximum the scale is its own; of another end it may be far too small.
+        made = natural_gradient(
+            log_joint, made, floor=floor, known=known, scaled=not brief, brief=brief
+        )
     made.elbo = elbo_of(log_joint, made.loc, made.scale_tril)
     return made
 
@@ -275,7 +280,7 @@ def missed_mass(
     """
     most = 0.0
     for loc, scale in zip(places.locs, places.scales, strict=True):
-        noise = torch.randn(draws, len(loc), dtype=loc.dtype).to(loc)
+        noise = torch.randn(draws, len(loc), dtype=loc.dtype, device="cpu").to(loc)
         x = loc + noise @ scale.mT
         log_p = log_joint.in_chunks(x)
         log_g = -0.5 * (noise.square().sum(-1) + len(loc) * math.log(2 * math.pi))

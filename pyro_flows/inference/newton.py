@@ -140,7 +140,7 @@ def eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
     except RuntimeError:  # torch.linalg.LinAlgError
         size = matrix.abs().amax((-2, -1), keepdim=True)
         tiny = 1e3 * torch.finfo(matrix.dtype).eps * size
-        apart = torch.linspace(0, 1, matrix.shape[-1]).to(matrix).diag_embed()
+        apart = torch.linspace(0, 1, matrix.shape[-1], device="cpu").to(matrix).diag_embed()
         return torch.linalg.eigh(matrix + tiny * apart)
 
 

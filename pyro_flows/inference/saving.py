@@ -121,8 +121,8 @@ def load(path: Path, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) 
     try:
         if config["modes"] > 1:
             loc = guide._init_loc().to(next(guide.parameters()))
-            locs, eye = loc.expand(config["modes"], -1), torch.eye(len(loc)).to(loc)
-            guide.split(locs, eye.expand(len(locs), -1, -1), torch.ones(len(locs)))
+            locs, eye = loc.expand(config["modes"], -1), torch.eye(len(loc), device="cpu").to(loc)
+            guide.split(locs, eye.expand(len(locs), -1, -1), torch.ones(len(locs), device="cpu"))
         guide.load_state_dict(tensors["guide"])
     except RuntimeError as error:
         raise SavedPosteriorError(

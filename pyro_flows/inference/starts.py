@@ -16,24 +16,28 @@ from pyro_flows.guides import LogJoint, named_sites, structure, unconstrain
 from pyro_flows.inference.gaussian import Gaussian
 
 
-def over_dispersed(log_joint: LogJoint, plain: Gaussian) -> Tensor:
+def over_dispersed(log_joint: LogJoint, plain: Gaussian, *, scaled: bool = False) -> Tensor:
     """The plain start and over-dispersed points around it where the log joint is finite.
 
     Args:
         log_joint: the model's.
         plain: where the guide starts; moved where the log joint isn't finite there.
+        scaled: whether its scale is that of the posterior, as far as is known, and units are its.
 
     Raises:
         InfeasibleModelError: it isn't finite anywhere it was tried.
     """
     dim = len(plain.loc)
     count = (8 if dim <= 50 else 4) if log_joint.mode != "sequential" else 2
-    tries = torch.randn(256, dim, dtype=plain.loc.dtype).to(plain.loc)
+    tries = torch.randn(256, dim, dtype=plain.loc.dtype, device="cpu").to(plain.loc)
     # Spread from 0.1 to 3, so that some land where hard constraints leave little room.
-    spread = torch.logspace(-1, math.log10(3.0), 256, base=10.0, dtype=plain.loc.dtype)
+    spread = torch.logspace(
+        -1, math.log10(3.0), 256, base=10.0, dtype=plain.loc.dtype, device="cpu"
+    )
+    tries = tries @ plain.scale_tril.T if scaled else tries
     points = torch.cat([plain.loc[None], plain.loc + spread.to(plain.loc)[:, None] * tries])
     # Around zero, as Stan starts: a prior's median may be where no data would have it.
-    zero = 2 - 4 * torch.rand(count // 4, dim, dtype=plain.loc.dtype).to(plain.loc)
+    zero = 2 - 4 * torch.rand(count // 4, dim, dtype=plain.loc.dtype, device="cpu").to(plain.loc)
     prior = _prior_draws(log_joint, count // 2)
     points = torch.cat([points, zero, *prior])
     value = log_joint.in_chunks(points)

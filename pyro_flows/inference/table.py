@@ -20,11 +20,14 @@ Array = NDArray[np.float64]
 # Draws for the k-hat of each element: a tail fit per element and power.
 KHAT_DRAWS = 10_000
 MOST_KHATS = 500
+MIN_DRAWS = 100
 LARGEST_KHAT = 0.7
-WITHHELD = (
-    "sd withheld: the square of the unconstrained value has so heavy a tail (k-hat of 0.7 or "
-    "more) that its mean doesn't settle; quantiles can be used"
-)
+WITHHELD = {
+    2: "sd withheld: the square of the value has so heavy a tail (k-hat of 0.7 or more) that its "
+    "mean doesn't settle; mean and quantiles can be used",
+    1: "mean and sd withheld: the value has so heavy a tail (k-hat of 0.7 or more) that its mean "
+    "doesn't settle; quantiles can be used",
+}
 
 
 def summarise(posterior: Posterior, interval: float) -> Any:
@@ -50,7 +53,7 @@ def summarise(posterior: Posterior, interval: float) -> Any:
         "khat",
     ]
     khats, wide = _khats(posterior)
-    rows, names, notes = [], [], []
+    rows, names, notes = [], list[str](), list[str]()
     for name, values in posterior._constrained(z).items():
         flat = values.cpu().double().numpy().reshape(len(z), -1)
         shape = tuple(values.shape[1:])
@@ -59,12 +62,14 @@ def summarise(posterior: Posterior, interval: float) -> Any:
         mcse = np.sqrt((w**2) @ (flat - mean) ** 2)
         for i, index in enumerate(np.ndindex(*shape) if shape else [()]):
             quantiles = _quantiles(flat[:, i], w, [low, 0.5, high])
-            withheld = wide[name][i]
-            rows.append(
-                [mean[i], np.nan if withheld else sd[i], *quantiles, mcse[i], khats[name][i]]
-            )
+            kind = wide[name][i]
+            if kind != 1 and len(names) < MOST_KHATS:
+                kind = _heavy(log_w[:KHAT_DRAWS], flat[:KHAT_DRAWS, i]) or kind
+            moments = [mean[i] if kind != 1 else np.nan, sd[i] if not kind else np.nan]
+            error = mcse[i] if not kind else np.nan
+            rows.append([*moments, *quantiles, error, khats[name][i]])
             names.append(f"{name}[{','.join(map(str, index))}]" if shape else name)
-            notes.append(WITHHELD if withheld else "")
+            notes.append(WITHHELD.get(kind, ""))
     table = pd.DataFrame(rows, index=names, columns=columns)
     if any(notes):
         table["note"] = notes
@@ -77,11 +82,20 @@ def _quantiles(x: Array, w: Array, q: list[float]) -> list[float]:
     return [float(value) for value in np.interp(q, cumulative, x[order])]
 
 
-def _khats(posterior: Posterior) -> tuple[dict[str, list[float]], dict[str, list[bool]]]:
+def _heavy(log_w: Array, values: Array) -> int:
+    """Which moment the draws can't tell: 1 the mean, 2 only the second, 0 neither."""
+    if len(values) < MIN_DRAWS:
+        return 0
+    magnitude = np.log(np.abs(values - np.median(values)) + 1e-300)
+    first, second = (psislw(log_w + p * magnitude)[1] for p in (1, 2))
+    return 1 if first >= LARGEST_KHAT else 2 if second >= LARGEST_KHAT else 0
+
+
+def _khats(posterior: Posterior) -> tuple[dict[str, list[float]], dict[str, list[int]]]:
     """Per element: the largest k-hat over w, w |h| and w h^2, with h the unconstrained element.
 
-    Also whether its second moment is the only one that the draws can't tell. Draws that are
-    handed over as they are have no weights: there it is h^2 alone that counts.
+    Also which of its moments the draws can't tell, as in ``_heavy``. Draws that are handed over
+    as they are have no weights: there it is h and h^2 alone that count.
     """
     import torch
 
@@ -93,7 +107,7 @@ def _khats(posterior: Posterior) -> tuple[dict[str, list[float]], dict[str, list
     parameter = next(guide.parameters())
     with torch.no_grad():
         parts = torch.vmap(lambda row: {site["name"]: u for site, u in guide._unpack_latent(row)})(
-            torch.as_tensor(z).to(parameter)
+            torch.as_tensor(z, device="cpu").to(parameter)
         )
     result, wide = {}, {}
     count = 0
@@ -104,13 +118,12 @@ def _khats(posterior: Posterior) -> tuple[dict[str, list[float]], dict[str, list
         tails, too_wide = [], []
         for i in range(h.shape[1]):
             count += 1
-            if count > MOST_KHATS or len(z) < 100:
+            if count > MOST_KHATS or len(z) < MIN_DRAWS:
                 tails.append(base)
-                too_wide.append(False)
+                too_wide.append(0)
                 continue
+            too_wide.append(_heavy(handed, h[:, i]))
             magnitude = np.log(np.abs(h[:, i] - np.median(h[:, i])) + 1e-300)
-            first, second = (psislw(handed + p * magnitude)[1] for p in (1, 2))
-            too_wide.append(first < LARGEST_KHAT <= second)
             if posterior.weights.khat_applicable:
                 both = (psislw(log_ratio + p * magnitude)[1] for p in (1, 2))
                 tails.append(max(base, *both))
@@ -118,5 +131,6 @@ def _khats(posterior: Posterior) -> tuple[dict[str, list[float]], dict[str, list
                 tails.append(base)
         # A simplex or a Cholesky factor has more elements than coordinates: the worst stands.
         result[name] = tails if len(tails) == size else [max(tails, default=base)] * size
-        wide[name] = too_wide if len(too_wide) == size else [any(too_wide)] * size
+        known = [kind for kind in too_wide if kind]
+        wide[name] = too_wide if len(too_wide) == size else [min(known, default=0)] * size
     return result, wide

@@ -113,13 +113,17 @@ def find_gaussian(log_joint: LogJoint, guide: AutoFlow) -> Start:
     """
     if guide.modes > 1:  # what is searched for first is one Gaussian
         loc = guide._init_loc().to(guide.affine.loc)
-        guide.split(loc[None], 0.1 * torch.eye(len(loc)).to(loc)[None], torch.ones(1))
+        guide.split(
+            loc[None],
+            0.1 * torch.eye(len(loc), device="cpu").to(loc)[None],
+            torch.ones(1, device="cpu"),
+        )
     layer, loc = guide.noncentring, guide.affine.loc.detach().clone()
     scale = guide.affine.scale_tril.detach().clone()
     if layer is None:
         best = _search(log_joint, Gaussian(loc, scale))
     else:
-        centred = torch.ones(layer.dim).to(loc)
+        centred = torch.ones(layer.dim, device="cpu").to(loc)
         x, found = layer(loc), list[tuple[Start, Tensor]]()
         for degree in (1 - centred, centred):
             layer.set_centring(degree)
@@ -156,7 +160,7 @@ def find_start(log_joint: LogJoint, guide: AutoFlow) -> Start:
     best = find_gaussian(log_joint, guide)
     if best.places is None or best.growing is not None:
         return best
-    here = Modes(best.loc[None], best.scale_tril[None], torch.as_tensor([best.elbo]).to(best.loc))
+    here = Modes(best.loc[None], best.scale_tril[None], best.loc.new_tensor([best.elbo]))
     known = Gaussian(best.loc, best.scale_tril, best.elbo)
     found = _explored(log_joint, merge([here, best.places]), known)
     best.gradients += found.gradients
@@ -174,7 +178,7 @@ def find_start(log_joint: LogJoint, guide: AutoFlow) -> Start:
 
 def _places(gaussians: list[Gaussian], like: Tensor) -> Modes:
     dim = len(like)
-    evidence = torch.tensor([gaussian.elbo for gaussian in gaussians]).to(like)
+    evidence = like.new_tensor([gaussian.elbo for gaussian in gaussians])
     locs = [gaussian.loc for gaussian in gaussians]
     scales = [gaussian.scale_tril for gaussian in gaussians]
     if not gaussians:
@@ -183,26 +187,25 @@ def _places(gaussians: list[Gaussian], like: Tensor) -> Modes:
 
 
 @torch.no_grad()
-def look_around(log_joint: LogJoint, here: Gaussian) -> tuple[Modes | None, int]:
+def look_around(log_joint: LogJoint, here: Start) -> None:
     """Places of high density, from over-dispersed starts around some draws' mean and spread.
 
     Args:
         log_joint: the model's, deterministic.
-        here: where the draws are.
-
-    Returns:
-        The places, None if the model is too large or has no second derivatives; and the gradients
-        it took.
+        here: where the draws are; ``places``, ``growing`` and ``gradients`` are filled in, the
+            first not where the model is too large.
     """
-    dim = len(here.loc)
-    if dim > LARGEST_HESSIAN:
-        return None, 0
-    starts = over_dispersed(log_joint, Gaussian(here.loc.clone(), here.scale_tril))
+    if len(here.loc) > LARGEST_HESSIAN:
+        return
+    # Three times as wide as the draws at the least: elsewhere is where they aren't.
+    wide = Gaussian(here.loc.clone(), 3 * here.scale_tril)
+    starts = over_dispersed(log_joint, wide, scaled=True)
     paths = climb(log_joint, starts)
     elbo = elbo_of(log_joint, here.loc, here.scale_tril)
     around = Modes(here.loc[None], here.scale_tril[None], here.loc.new_tensor([elbo]))
     found = _explored(log_joint, merge([around, maxima(paths)]))
-    return found.places, paths.gradients + found.gradients
+    here.places, here.gradients = found.places, paths.gradients + found.gradients
+    here.growing = found.refined[0].growing if found.refined else None
 
 
 @dataclass(frozen=True)

@@ -225,7 +225,9 @@ class _Loop:
         for parameter in self.parameters:
             parameter.grad = None
         objective = (
-            torch.stack(self.objective).cpu().double() if self.objective else torch.zeros(0)
+            torch.stack(self.objective).cpu().double()
+            if self.objective
+            else torch.zeros(0, device="cpu")
         )
         self.report.non_finite = int(torch.stack(self.masked).sum()) if self.masked else 0
         steps, means, ses = zip(*self.heldout, strict=True)

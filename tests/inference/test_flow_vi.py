@@ -21,8 +21,9 @@ from pyro.infer.autoguide import (
     AutoNormal,
     AutoNormalizingFlow,
 )
+from pyro.infer.autoguide.initialization import init_to_value
 
-from pyro_flows import AutoFlow, FlowVI, Posterior
+from pyro_flows import AutoFlow, FlowVI, Posterior, assess
 from pyro_flows.distributions import Flow
 from pyro_flows.errors import GuideError
 from pyro_flows.inference import Objective
@@ -490,3 +491,59 @@ class TestScales:
             rtol=0.05,
             atol=0.1,
         )
+
+
+class TestInterruptedChecks:
+    def test_the_fit_is_kept_and_said_to_be_unchecked(self, monkeypatch):
+        def interrupted(*args):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(module, "examine", interrupted)
+        posterior = run(gamma_rate, Y, num_steps=5)
+        assert posterior.report.steps == 5
+        assert posterior.verdict.status == "not reliable"
+        assert "checks of the guide were interrupted" in str(posterior)
+        assert len(posterior.draws(100)["rate"]) == 100
+
+
+def test_nothing_hangs_on_the_default_device():
+    """A model of CPU tensors, whatever the default device is; also one of two modes."""
+    y, zero, one = (torch.tensor(value, device="cpu") for value in ((4.0, 3.0), 0.0, 1.0))
+
+    def groups():
+        mu = pyro.sample("mu", dist.Normal(zero, one))
+        tau = pyro.sample("tau", dist.HalfCauchy(one))
+        with pyro.plate("group", 2, device="cpu"):
+            pyro.sample("y", dist.Normal(pyro.sample("theta", dist.Normal(mu, tau)), one), obs=y)
+
+    def two_modes():
+        x = pyro.sample("x", dist.Normal(zero, one))
+        pyro.sample("y", dist.Normal(x.square(), 0.2 * one), obs=y[0])
+
+    torch.set_default_device("meta")
+    try:
+        for model, modes in ((groups, 1), (two_modes, 2)):
+            posterior = FlowVI(model, num_steps=2, progress=False).run()
+            assert posterior.guide.modes == modes
+            assert math.isfinite(posterior.log_evidence)
+            assert all(value.device.type == "cpu" for value in posterior.draws(10).values())
+            posterior.summary()
+            assess(model, posterior.guide)
+    finally:
+        torch.set_default_device(None)
+
+
+def test_a_guide_of_ones_own_tells_of_an_improper_posterior():
+    """A ridge: only the sum of a and b is known."""
+
+    def ridge(y):
+        flat = dist.ImproperUniform(dist.constraints.real, (), ())
+        a, b = pyro.sample("a", flat), pyro.sample("b", flat)
+        with pyro.plate("data", len(y)):
+            pyro.sample("y", dist.Normal(a + b, 1.0), obs=y)
+
+    start = {"values": {"a": torch.tensor(0.5).double(), "b": torch.tensor(0.5).double()}}
+    guide = AutoMultivariateNormal(ridge, init_loc_fn=init_to_value(**start))
+    posterior = run(ridge, Y.double(), guide=guide, num_steps=50)
+    assert "may be improper" in str(posterior.verdict)
+    assert "modes may be missing" not in str(posterior.verdict)

@@ -18,7 +18,7 @@ import torch
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from pyro_flows import FlowVI
+from pyro_flows import AutoFlow, FlowVI, assess
 from pyro_flows.errors import GuideError
 from pyro_flows.inference import Pool
 
@@ -400,18 +400,65 @@ class TestArviz:
         assert "log_likelihood_left_out" not in attributes(idata)
 
 
-class TestWithheldSd:
-    def test_where_only_the_square_has_no_mean(self):
-        """Student's t with 2 degrees of freedom has a mean, and no variance."""
-
-        posterior = copy.copy(fitted("normal"))
+class TestWithheldMoments:
+    def table(self, df, model="normal"):
+        """The summary of a posterior whose draws are Student's t's."""
+        posterior = copy.copy(fitted(model))
         rng = np.random.default_rng(0)
-        z = rng.standard_t(2, size=(40_000, posterior.pool.z.shape[1]))
+        z = rng.standard_t(df, size=(40_000, posterior.pool.z.shape[1]))
         posterior.pool = Pool(z, posterior.pool.log_p, posterior.pool.log_p)
-        table = posterior.summary()
-        assert math.isnan(table.loc["mean", "sd"])
-        assert "sd withheld" in table.loc["mean", "note"]
-        assert table.loc["mean", "median"] == pytest.approx(0.0, abs=0.05)
+        return posterior.summary().iloc[0]
+
+    def test_where_only_the_square_has_no_mean(self):
+        row = self.table(2)
+        assert math.isnan(row["sd"])
+        assert math.isfinite(row["mean"])
+        assert row["note"].startswith("sd withheld")
+        assert row["median"] == pytest.approx(0.0, abs=0.05)
+
+    def test_where_there_is_no_mean(self):
+        row = self.table(1)
+        assert math.isnan(row["sd"])
+        assert math.isnan(row["mean"])
+        assert math.isnan(row["mcse"])
+        assert row["note"].startswith("mean and sd withheld")
+        assert row["median"] == pytest.approx(0.0, abs=0.05)
+
+    def test_where_the_constrained_value_has_none(self):
+        """The exponential of a Student's t with 4 degrees of freedom has no mean."""
+        row = self.table(4, "gamma")
+        assert math.isnan(row["mean"])
+        assert row["median"] == pytest.approx(1.0, abs=0.1)
 
     def test_there_is_no_note_where_all_is_well(self):
         assert "note" not in fitted("normal").summary().columns
+
+
+def test_draws_outside_the_support_are_not_handed_over():
+    """A guide of which two draws in a hundred are inside."""
+
+    def model():
+        x = pyro.sample("x", dist.Normal(0.0, 1.0))
+        pyro.factor("edge", torch.where(x > 2.0, 0.0, -math.inf))
+
+    guide = AutoFlow(model, init_loc_fn=lambda site: torch.tensor(3.0)).setup()
+    guide.affine.set(torch.zeros(1), torch.eye(1))
+    posterior = assess(model, guide)
+    assert posterior.weights.n_zero > 0.9 * posterior.weights.n
+    for n in (500, 4000):
+        x = posterior.draws(n)["x"]
+        assert len(x) == n
+        assert bool((x > 2).all())
+    assert re.search(r"2\.\d% of the guide's draws are inside the support", str(posterior.verdict))
+
+
+@pytest.mark.parametrize("wrap", ["to_event", "mask"])
+def test_the_evidence_is_relative_however_a_flat_prior_is_wrapped(wrap):
+    def model():
+        shape = (3,) if wrap == "to_event" else ()
+        flat = dist.ImproperUniform(dist.constraints.real, shape, ())
+        x = pyro.sample("x", flat.to_event(1) if wrap == "to_event" else flat.mask(True))
+        pyro.sample("y", dist.Normal(x, 1.0).to_event(x.dim()), obs=torch.zeros(x.shape))
+
+    posterior = FlowVI(model, num_steps=1, progress=False).run()
+    assert "(relative: improper prior on 'x')" in str(posterior)
