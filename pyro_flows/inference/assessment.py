@@ -25,6 +25,7 @@ from pyro_flows.errors import GuideError, InfeasibleModelError
 from pyro_flows.guides import AutoFlow, LogJoint, structure
 from pyro_flows.guides.unpack import coordinate_sites
 from pyro_flows.inference.bursts import CHAINS, burst
+from pyro_flows.inference.flatness import flat_directions
 from pyro_flows.inference.modes import missed_mass
 from pyro_flows.inference.objectives import Objective
 from pyro_flows.inference.posterior import Pool, Posterior
@@ -195,6 +196,9 @@ def examine(objective: Objective, start: Start | None, report: Report) -> Assess
     if verdict.status == "not reliable" and report.gaining and start is not None:
         more = _widening(objective, start)
         verdict = judge(weights, faults=faults + more, notes=notes) if more else verdict
+    if verdict.status == "not reliable" and not log_joint.stochastic:
+        more = _flat(objective, pool)
+        verdict = judge(weights, faults=more + faults, notes=notes) if more else verdict
     if verdict.status != "not reliable":  # what is judged so already needs no burst
         more, notes_too, gradients = _drifting(objective, pool, weights)
         verdict = judge(weights, faults=faults + more, notes=notes + notes_too)
@@ -258,6 +262,19 @@ def _faults(
     if report.interrupted and not report.steps:
         faults.append(("Training was interrupted before its first step.", "run it again."))
     return faults
+
+
+def _flat(objective: Objective, pool: Pool) -> Faults:
+    """Whether the density stays up along a site with a flat prior."""
+    x = torch.as_tensor(pool.z[:NEARBY], device="cpu").to(next(objective.guide.parameters()))
+    sites = ", ".join(f"'{name}'" for name in flat_directions(objective.log_joint, x))
+    if not sites:
+        return []
+    reason = (
+        f"The posterior may be improper: the prior of {sites} is flat, and far away the density "
+        "falls no faster than 1/x, or not at all."
+    )
+    return [(reason, "give those sites a proper prior, or check that the data determine them.")]
 
 
 def _widening(objective: Objective, start: Start) -> Faults:

@@ -24,6 +24,7 @@ from pyro_flows import diagnostics
 from pyro_flows.diagnostics import ImportanceWeights, Verdict
 from pyro_flows.errors import GuideError
 from pyro_flows.guides import LogJoint, constrain, named_sites
+from pyro_flows.inference.flatness import flat_priors
 from pyro_flows.inference.randomness import seeded
 from pyro_flows.training import Report
 
@@ -361,11 +362,7 @@ class Posterior:
 
     def _relative(self) -> str:
         """A remark where a flat prior makes the evidence depend on units."""
-        flat = [
-            f"'{name}'"
-            for name, site in named_sites(self.guide)
-            if type(_innermost(site["fn"])).__name__ == "ImproperUniform"
-        ]
+        flat = [f"'{name}'" for name in flat_priors(self.log_joint)]
         return f" (relative: improper prior on {', '.join(flat)})" if flat else ""
 
     def _figures(self) -> str:
@@ -403,13 +400,6 @@ class Posterior:
             f"<div><b style='color:{colour[self.verdict.status]}'>{html.escape(first)}</b>"
             f"<pre>{html.escape(chr(10).join(rest))}</pre>{self.summary().to_html()}</div>"
         )
-
-
-def _innermost(fn: Any) -> Any:
-    """A distribution without what was wrapped around it: ``to_event``, ``mask``, ``expand_by``."""
-    while hasattr(fn, "base_dist"):
-        fn = fn.base_dist
-    return fn
 
 
 def _rounded(x: float, decimals: int) -> float:
