@@ -249,6 +249,8 @@ class Posterior:
 
         Returns:
             ``(z, log_p, log_q)`` of shapes ``(n, D)``, ``(n,)``, ``(n,)``, unconstrained, float64.
+
+        Cost: an evaluation of the log joint, and one of the flow, for each draw.
         """
         from pyro_flows.inference.objectives import Objective
 
@@ -316,6 +318,11 @@ class Posterior:
         Args:
             draws: number of draws.
             predictive: also draw new data for every observed site.
+
+        Returns:
+            ``arviz.InferenceData`` or ``xarray.DataTree``, whichever the installed ArviZ uses.
+
+        Cost: one run of the model per draw for the log likelihoods, one more for new data.
         """
         from pyro_flows.inference.export import to_arviz
 
@@ -323,7 +330,11 @@ class Posterior:
             return to_arviz(self, draws, predictive=predictive)
 
     def plot(self) -> Any:
-        """One picture: training curve, weights, intervals. A matplotlib Figure."""
+        """One picture: training curve, importance weights, intervals of 2,000 draws.
+
+        Returns:
+            A ``matplotlib.figure.Figure``.
+        """
         values = {name: value.cpu().numpy() for name, value in self.draws(2000).items()}
         return diagnostics.plot_posterior_overview(
             self.report.history,
@@ -337,7 +348,17 @@ class Posterior:
         )
 
     def save(self, path: str | Path) -> Path:
-        """Write guide, draws, history and configuration to a directory; see :meth:`load`."""
+        """Write guide, draws, history and configuration to a folder; see :meth:`load`.
+
+        Args:
+            path: the folder; made if it isn't there. An older posterior there is replaced.
+
+        Returns:
+            The folder.
+
+        Raises:
+            SavedPosteriorError: something else is there.
+        """
         from pyro_flows.inference.saving import save
 
         return save(self, Path(path))

@@ -76,6 +76,10 @@ def warm_start(guide: AutoFlow, *args: Any, **kwargs: Any) -> Gaussian:
     Returns:
         The Gaussian, with what it cost.
 
+    Raises:
+        GuideError: the guide isn't an ``AutoFlow``.
+        InfeasibleModelError: the log joint isn't finite anywhere it was tried.
+
     Cost: some thousands of gradients, most of a second for small models.
 
     Example:
