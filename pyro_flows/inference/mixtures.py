@@ -19,6 +19,8 @@ from pyro_flows.inference.newton import lower
 
 # A mixture must be better than one Gaussian by so much, nats, to be worth its cost.
 WORTH = 0.01
+# So many of the lightest are tried without.
+DROPPED = 4
 # Gaussians of less weight are left out.
 LIGHTEST = 1e-3
 
@@ -60,15 +62,16 @@ def find_mixture(
         log_joint: the model's.
         single: the best single Gaussian.
         modes: those that weigh something, with Laplace's Gaussians.
-        refined: Gaussians fitted near the heaviest of them.
+        refined: Gaussians fitted near the heaviest of them, heaviest first.
     """
     candidates = []
     if len(modes) > 1:
         trils = torch.stack([lower(scale) for scale in modes.scales])
         candidates.append(weigh(log_joint, modes.locs, trils))
-    if len(refined) > 1:
-        locs = torch.stack([gaussian.loc for gaussian in refined])
-        trils = torch.stack([gaussian.scale_tril for gaussian in refined])
+    # With and without the last few: a Gaussian too narrow for its place is given too much weight.
+    for count in range(len(refined), max(1, len(refined) - DROPPED - 1), -1):
+        locs = torch.stack([gaussian.loc for gaussian in refined[:count]])
+        trils = torch.stack([gaussian.scale_tril for gaussian in refined[:count]])
         candidates.append(weigh(log_joint, locs, trils))
     best, top = None, single.elbo + WORTH
     for mixture in candidates:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from pyro_flows.guides import LogJoint
-from pyro_flows.inference.gaussian import Gaussian, elbo_of, natural_gradient
+from pyro_flows.inference.gaussian import Gaussian, elbo_of, elbos_of, natural_gradient
 from pyro_flows.inference.newton import Climb, climb, lower
 
 # Rounds at most; and those without news that end it.
@@ -32,6 +32,10 @@ SAME = 0.5
 SURPRISING, MOST_TRIES, MOST_VAIN = 5.0, 8, 3
 # What weighs less than this beside the heaviest is left out of a guide.
 LIGHT = math.log(1e-3)
+# An end whose own Gaussian would hold less than what weighs by so much, nats, isn't tried.
+FAR_BELOW = 30.0
+# Shares of a scale that are tried at an end that is no maximum.
+SHRUNKEN = (1.0, 0.3, 0.1, 0.03, 0.01)
 MOST_MODES = 64
 # Places that are each given the best Gaussian near them.
 MOST_REFINED = 16
@@ -42,6 +46,10 @@ MISSED = 3.0
 # Points that a round looks at, to choose where to climb from; four times as many in so few
 # dimensions.
 SCATTER, FEW_DIMENSIONS = 16_384, 5
+
+
+# Where a path ended, a scale there, and whether a Gaussian is to climb from there.
+End = tuple[Tensor, Tensor, bool]
 
 
 @dataclass(frozen=True)
@@ -189,24 +197,25 @@ def refine(
     gradients = 0
     for loc, scale in list(zip(modes.locs, modes.scales, strict=True))[:MOST_REFINED]:
         if best is None or not torch.equal(loc, best.loc):
-            made = _refined(log_joint, loc, scale, known=found)
+            made = _refined(log_joint, loc, scale)
             gradients += made.gradients
-            found += [] if made.given_up else [made]
+            found.append(made)
     # A Gaussian that left its mode for another one leaves its mode to be tried again, as it is.
     ends = [(loc, scale, False) for loc, scale in zip(modes.locs, modes.scales, strict=True)]
     for path in paths:
         ends += [(*pair, True) for pair in zip(path.stuck, path.stuck_scales, strict=True)]
     vain = 0
     for _ in range(MOST_TRIES):
-        surprise = _surprise(log_joint, torch.stack([end[0] for end in ends]), found)
+        floor = max(gaussian.elbo for gaussian in found) + LIGHT
+        surprise = _surprise(log_joint, ends, found, floor)
         top = int(surprise.argmax())
         if not float(surprise[top]) > SURPRISING:
             break
         loc, scale, climbs = ends.pop(top)
-        floor = max(gaussian.elbo for gaussian in found) + LIGHT
         made = _refined(log_joint, loc, scale, floor, found, climbs=climbs, brief=True)
         gradients += made.gradients
-        useful = not made.given_up and made.elbo > floor
+        # One still on its way may end at a known one.
+        useful = made.settled and not made.given_up and made.elbo > floor
         vain = 0 if useful else vain + 1
         if useful:
             found.append(made)
@@ -231,6 +240,13 @@ def _refined(
     brief: bool = False,
 ) -> Gaussian:
     made = Gaussian(loc, lower(scale))
+    if climbs and brief:
+        # What the Hessian says where there is no maximum may be far too wide: at an edge no draw
+        # would be inside.
+        shares = loc.new_tensor(SHRUNKEN)[:, None, None]
+        tried = shares * made.scale_tril
+        best = elbos_of(log_joint, loc.expand(len(tried), -1), tried, 64).argmax()
+        made.scale_tril = tried[best]
     if climbs:
         # Of a maximum the scale is its own; of another end it may be far too small.
         made = natural_gradient(
@@ -240,11 +256,22 @@ def _refined(
     return made
 
 
-def _surprise(log_joint: LogJoint, points: Tensor, gaussians: Sequence[Gaussian]) -> Tensor:
-    """By how much log p is above what Gaussians of so much mass each make of it, ``(P,)``."""
+def _surprise(
+    log_joint: LogJoint, ends: list[End], gaussians: Sequence[Gaussian], floor: float
+) -> Tensor:
+    """By how much log p is above what Gaussians of so much mass each make of it, ``(P,)``.
+
+    -inf where a Gaussian of the end's own scale, wide as it may be, would hold far less than
+    ``floor``: far out in a tail any density is above a Gaussian's.
+    """
+    points = torch.stack([loc for loc, _, _ in ends])
+    scales = torch.stack([scale for _, scale, _ in ends])
+    value = log_joint.in_chunks(points)
     known = torch.stack([gaussian.elbo + gaussian.log_prob(points) for gaussian in gaussians])
-    surprise = (log_joint.in_chunks(points) - torch.logsumexp(known, 0)).nan_to_num(-math.inf)
-    return torch.where(log_joint.resolved(points), surprise, -math.inf)
+    mass = value + torch.linalg.slogdet(scales)[1] + points.shape[-1] * 0.5 * math.log(2 * math.pi)
+    sound = log_joint.resolved(points) & (mass > floor - FAR_BELOW)
+    surprise = (value - torch.logsumexp(known, 0)).nan_to_num(-math.inf)
+    return torch.where(sound, surprise, -math.inf)
 
 
 def _distance(one: Gaussian, other: Gaussian) -> float:

@@ -64,7 +64,7 @@ def summarise(posterior: Posterior, interval: float) -> Any:
             quantiles = _quantiles(flat[:, i], w, [low, 0.5, high])
             kind = wide[name][i]
             if kind != 1 and len(names) < MOST_KHATS:
-                kind = _heavy(log_w[:KHAT_DRAWS], flat[:KHAT_DRAWS, i]) or kind
+                kind = _heavy(np.zeros(KHAT_DRAWS), flat[:KHAT_DRAWS, i]) or kind
             moments = [mean[i] if kind != 1 else np.nan, sd[i] if not kind else np.nan]
             error = mcse[i] if not kind else np.nan
             rows.append([*moments, *quantiles, error, khats[name][i]])
