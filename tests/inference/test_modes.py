@@ -16,8 +16,9 @@ from pyro.distributions import constraints
 from pyro_flows import FlowVI
 from pyro_flows.guides import AutoFlow, LogJoint
 from pyro_flows.inference import Objective, Posterior, find_start
+from pyro_flows.inference import modes as search
 from pyro_flows.inference.gaussian import Gaussian
-from pyro_flows.inference.mixtures import Mixture, elbo_of_mixture, weigh
+from pyro_flows.inference.mixtures import Mixture, elbo_of_mixture, find_mixture, weigh
 from pyro_flows.inference.modes import Modes, explore, merge, missed_mass
 from pyro_flows.inference.newton import climb
 from pyro_flows.inference.randomness import seeded
@@ -294,3 +295,46 @@ def test_a_gaussian_scores_points():
     z = torch.randn(5, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     expected = dist.MultivariateNormal(MEANS[0], scale_tril=tril).log_prob(z)
     torch.testing.assert_close(Gaussian(MEANS[0], tril).log_prob(z), expected)
+
+
+class TestMixtureOfTheUseful:
+    """A Gaussian that is much too narrow for its place is left out."""
+
+    CENTRES = 4 * torch.tensor([[-1.0], [1.0]], dtype=torch.float64).expand(2, 3)
+
+    def model(self):
+        x = pyro.sample("x", dist.Normal(torch.zeros(3).double(), 20.0).to_event(1))
+        each = dist.StudentT(3.0, self.CENTRES, 1.0).log_prob(x).sum(-1)
+        pyro.factor("two", each.logsumexp(0))
+
+    @pytest.mark.parametrize("narrow", [0.2, 0.5])
+    def test_two_are_kept(self, narrow):
+        log_joint, _ = log_joint_of(self.model)
+        eye = torch.eye(3).double()
+        refined = [Gaussian(centre, 1.2 * eye, elbo=-9.0) for centre in self.CENTRES]
+        refined.append(Gaussian(self.CENTRES[0] - 0.5, narrow * eye, elbo=-12.0))
+        none = Modes(self.CENTRES[:0], self.CENTRES.new_zeros(0, 3, 3), self.CENTRES[:0, 0])
+        mixture = find_mixture(log_joint, Gaussian(self.CENTRES[0], eye), none, refined)
+        assert len(mixture.weights) == 2
+        every = weigh(
+            log_joint,
+            torch.stack([one.loc for one in refined]),
+            torch.stack([one.scale_tril for one in refined]),
+        )
+        assert elbo_of_mixture(log_joint, mixture) > elbo_of_mixture(log_joint, every)
+
+
+def test_ends_far_out_in_a_tail_are_not_tried():
+    """There any density is above a Gaussian's, and nothing weighs anything."""
+
+    def model():
+        pyro.sample("x", dist.Laplace(torch.zeros(2).double(), 1.0).to_event(1))
+
+    log_joint, _ = log_joint_of(model)
+    eye = torch.eye(2).double()
+    here = Gaussian(torch.zeros(2).double(), eye, elbo=-0.1)
+    far, wide = torch.full((2,), 500.0).double(), 1e9 * eye
+    near = torch.full((2,), 8.0).double()
+    found = search._surprise(log_joint, [(far, wide, True), (near, eye, True)], [here], -7.0)
+    assert found[0] == -math.inf
+    assert found[1] > search.SURPRISING
