@@ -290,8 +290,9 @@ class Posterior:
             A pandas DataFrame; rows "site" or "site[i,j]", columns "mean", "sd", the two ends of
             the interval, "median", "mcse" (of the mean), "khat". k-hat is the largest over the
             weights and the weights times the element and its square (unconstrained scale). Where
-            that of the square, on either scale, is 0.7 or more the sd is NaN; where that of the
-            element itself is, the mean, too; a column "note" gives the reason. Beyond 500
+            only that of the square is 0.7 or more the sd is NaN, also where the value as it is
+            shown has so heavy a tail; where the value itself has, the mean, too. A column "note"
+            gives the reason. Beyond 500
             elements only the weights' own k-hat is shown, and nothing withheld.
         """
         from pyro_flows.inference.table import summarise

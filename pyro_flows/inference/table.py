@@ -63,7 +63,7 @@ def summarise(posterior: Posterior, interval: float) -> Any:
         for i, index in enumerate(np.ndindex(*shape) if shape else [()]):
             quantiles = _quantiles(flat[:, i], w, [low, 0.5, high])
             kind = wide[name][i]
-            if kind != 1 and len(names) < MOST_KHATS:
+            if len(names) < MOST_KHATS:  # its own tail, whatever the weights
                 kind = _heavy(np.zeros(KHAT_DRAWS), flat[:KHAT_DRAWS, i]) or kind
             moments = [mean[i] if kind != 1 else np.nan, sd[i] if not kind else np.nan]
             error = mcse[i] if not kind else np.nan
@@ -122,7 +122,9 @@ def _khats(posterior: Posterior) -> tuple[dict[str, list[float]], dict[str, list
                 tails.append(base)
                 too_wide.append(0)
                 continue
-            too_wide.append(_heavy(handed, h[:, i]))
+            # Where h itself is beyond it, that is for the value that is shown to tell: a bounded
+            # one has a mean whatever its logit does.
+            too_wide.append(2 if _heavy(handed, h[:, i]) == 2 else 0)
             magnitude = np.log(np.abs(h[:, i] - np.median(h[:, i])) + 1e-300)
             if posterior.weights.khat_applicable:
                 both = (psislw(log_ratio + p * magnitude)[1] for p in (1, 2))
@@ -131,6 +133,5 @@ def _khats(posterior: Posterior) -> tuple[dict[str, list[float]], dict[str, list
                 tails.append(base)
         # A simplex or a Cholesky factor has more elements than coordinates: the worst stands.
         result[name] = tails if len(tails) == size else [max(tails, default=base)] * size
-        known = [kind for kind in too_wide if kind]
-        wide[name] = too_wide if len(too_wide) == size else [min(known, default=0)] * size
+        wide[name] = too_wide if len(too_wide) == size else [max(too_wide, default=0)] * size
     return result, wide
