@@ -292,8 +292,8 @@ class Posterior:
             weights and the weights times the element and its square (unconstrained scale). Where
             only that of the square is 0.7 or more the sd is NaN, also where the value as it is
             shown has so heavy a tail; where the value itself has, the mean, too. A column "note"
-            gives the reason. Beyond 500
-            elements only the weights' own k-hat is shown, and nothing withheld.
+            gives the reason. Beyond 500 elements only the weights' own k-hat is shown, and
+            nothing withheld.
         """
         from pyro_flows.inference.table import summarise
 
