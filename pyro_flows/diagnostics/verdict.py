@@ -92,7 +92,7 @@ def judge(
     figures = (f"{gap}.", f"{khat}; {share}.", *notes)
     if weights.n_zero:
         inside = 1 - weights.n_zero / weights.n
-        figures += (f"{inside:.1%} of the guide's draws are inside the support: they count.",)
+        figures += (f"{inside:.2%} of the guide's draws are inside the support.",)
     if faults:
         reasons = tuple(reason for reason, _ in faults)
         return Verdict("not reliable", (*reasons, *figures), tuple(a for _, a in faults))

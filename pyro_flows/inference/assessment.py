@@ -192,17 +192,15 @@ def examine(objective: Objective, start: Start | None, report: Report) -> Assess
     if not log_joint.stochastic:
         z = torch.as_tensor(pool.z[:8], device="cpu").to(next(objective.guide.parameters()))
         notes += find_symmetries(log_joint, z)
-    verdict = judge(weights, faults=faults, notes=notes)
-    if verdict.status == "not reliable" and report.gaining and start is not None:
-        more = _widening(objective, start)
-        verdict = judge(weights, faults=faults + more, notes=notes) if more else verdict
-    if verdict.status == "not reliable" and not log_joint.stochastic:
-        more = _flat(objective, pool)
-        verdict = judge(weights, faults=more + faults, notes=notes) if more else verdict
-    if verdict.status != "not reliable":  # what is judged so already needs no burst
+    if judge(weights, faults=faults).status == "not reliable":  # why? It needs no burst
+        if report.gaining and start is not None:
+            faults += _widening(objective, start)
+        if not log_joint.stochastic:
+            faults = _flat(objective, pool) + faults
+    else:
         more, notes_too, gradients = _drifting(objective, pool, weights)
-        verdict = judge(weights, faults=faults + more, notes=notes + notes_too)
-    return Assessment(pool, weights, verdict, gradients)
+        faults, notes = faults + more, notes + notes_too
+    return Assessment(pool, weights, judge(weights, faults=faults, notes=notes), gradients)
 
 
 def glance(objective: Objective) -> Assessment:

@@ -48,8 +48,9 @@ class FlowVI:
         num_steps: train exactly this many steps; by default until there is no more gain.
         max_steps: the most steps if ``num_steps`` isn't given.
         max_gradients: the most gradients of the log joint that search and training may take, for
-            models whose every evaluation counts. The search, mostly 2,000 to 50,000, isn't cut
-            short; judging takes up to 20,000 more.
+            models whose every evaluation counts; also where ``num_steps`` is given. The search,
+            mostly 2,000 to 50,000 and more in hundreds of dimensions, isn't cut short. Judging
+            takes up to 15,000 more, for other guides than ``AutoFlow`` up to 50,000.
         num_particles: draws per step; by default 64 in the first cycle, 128 in the second, 256
             from then on.
         learning_rate: peak learning rate.

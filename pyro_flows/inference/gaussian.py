@@ -196,11 +196,8 @@ class _Ascent:
         spread = self.here.scale_tril.norm(dim=-1)
         steady = bool((spread < STEADY * self.block_spread).all())
         self.block_spread = spread
-        if (
-            self.step >= self.usual
-            or not steady
-            or not _settled(self.here.history, fast=self.fast)
-        ):
+        idle = steady and _settled(self.here.history, fast=self.fast)
+        if self.step >= self.usual or not idle:
             return False
         settled, self.fast = not self.fast, False
         return settled

@@ -64,7 +64,7 @@ def summarise(posterior: Posterior, interval: float) -> Any:
             quantiles = _quantiles(flat[:, i], w, [low, 0.5, high])
             kind = wide[name][i]
             if len(names) < MOST_KHATS:  # its own tail, whatever the weights
-                kind = _heavy(np.zeros(KHAT_DRAWS), flat[:KHAT_DRAWS, i]) or kind
+                kind = _heavy(*_tails(0.0, flat[:KHAT_DRAWS, i])) or kind
             moments = [mean[i] if kind != 1 else np.nan, sd[i] if not kind else np.nan]
             error = mcse[i] if not kind else np.nan
             rows.append([*moments, *quantiles, error, khats[name][i]])
@@ -82,20 +82,27 @@ def _quantiles(x: Array, w: Array, q: list[float]) -> list[float]:
     return [float(value) for value in np.interp(q, cumulative, x[order])]
 
 
-def _heavy(log_w: Array, values: Array) -> int:
-    """Which moment the draws can't tell: 1 the mean, 2 only the second, 0 neither."""
+def _tails(log_w: Array | float, values: Array) -> tuple[float, float]:
+    """k-hat of weights times the size of values, and times its square; inf if it isn't finite."""
     if len(values) < MIN_DRAWS:
-        return 0
+        return -np.inf, -np.inf
+    if not np.isfinite(values).all():
+        return np.inf, np.inf
     magnitude = np.log(np.abs(values - np.median(values)) + 1e-300)
-    first, second = (psislw(log_w + p * magnitude)[1] for p in (1, 2))
-    return 1 if first >= LARGEST_KHAT else 2 if second >= LARGEST_KHAT else 0
+    first, second = (float(psislw(log_w + p * magnitude)[1]) for p in (1, 2))
+    return first, second
+
+
+def _heavy(first: float, second: float) -> int:
+    """Which moment the draws can't tell: 1 the mean, 2 only the second, 0 neither."""
+    return 1 if not first < LARGEST_KHAT else 2 if not second < LARGEST_KHAT else 0
 
 
 def _khats(posterior: Posterior) -> tuple[dict[str, list[float]], dict[str, list[int]]]:
     """Per element: the largest k-hat over w, w |h| and w h^2, with h the unconstrained element.
 
-    Also which of its moments the draws can't tell, as in ``_heavy``. Draws that are handed over
-    as they are have no weights: there it is h and h^2 alone that count.
+    Also 2 where its second moment is the only one that weights can't tell, else 0. Draws that are
+    handed over as they are have no weights: of them their own tails tell.
     """
     import torch
 
@@ -111,7 +118,6 @@ def _khats(posterior: Posterior) -> tuple[dict[str, list[float]], dict[str, list
         )
     result, wide = {}, {}
     count = 0
-    handed = log_ratio if posterior.corrected else np.zeros(len(log_ratio))
     for name, site in named_sites(guide):
         h = parts[name].cpu().double().numpy().reshape(len(z), -1)
         size = max(1, site["value"].numel())
@@ -122,15 +128,11 @@ def _khats(posterior: Posterior) -> tuple[dict[str, list[float]], dict[str, list
                 tails.append(base)
                 too_wide.append(0)
                 continue
+            both = _tails(log_ratio, h[:, i])
+            tails.append(max(base, *both) if posterior.weights.khat_applicable else base)
             # Where h itself is beyond it, that is for the value that is shown to tell: a bounded
             # one has a mean whatever its logit does.
-            too_wide.append(2 if _heavy(handed, h[:, i]) == 2 else 0)
-            magnitude = np.log(np.abs(h[:, i] - np.median(h[:, i])) + 1e-300)
-            if posterior.weights.khat_applicable:
-                both = (psislw(log_ratio + p * magnitude)[1] for p in (1, 2))
-                tails.append(max(base, *both))
-            else:
-                tails.append(base)
+            too_wide.append(2 if posterior.corrected and _heavy(*both) == 2 else 0)
         # A simplex or a Cholesky factor has more elements than coordinates: the worst stands.
         result[name] = tails if len(tails) == size else [max(tails, default=base)] * size
         wide[name] = too_wide if len(too_wide) == size else [max(too_wide, default=0)] * size

@@ -102,3 +102,10 @@ def test_the_verdict_names_the_site():
     posterior = FlowVI(improper, num_steps=2, progress=False).run()
     assert "improper: the prior of 'log_tau' is flat" in str(posterior.verdict)
     assert "improper:" not in str(FlowVI(proper, num_steps=2, progress=False).run().verdict)
+
+
+def test_a_guide_that_is_much_too_narrow_makes_no_posterior_improper():
+    log_joint, x = search(normal(4))
+    few = x[:1] + 1e-4 * (x - x[:1])
+    assert flat_directions(log_joint, few) == []
+    assert flat_directions(log_joint, x[:1].expand(50, -1)) == []

@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 from pyro_flows import AutoFlow, FlowVI, assess
 from pyro_flows.errors import GuideError
 from pyro_flows.inference import Pool
+from pyro_flows.inference import table as table_module
 
 from .models import SCORES, Y, fitted, fitted_tails, normal_mean_exact
 
@@ -430,6 +431,18 @@ class TestWithheldMoments:
         assert math.isnan(row["mean"])
         assert row["median"] == pytest.approx(1.0, abs=0.1)
 
+    def test_where_few_draws_are_at_hand(self):
+        """As of a model that is scored particle by particle."""
+        posterior = copy.copy(fitted("normal"))
+        posterior.pool = Pool(
+            *(part[:2000] for part in (posterior.pool.z, *[posterior.pool.log_p] * 2))
+        )
+        assert "note" not in posterior.summary().columns
+
+    def test_values_that_overflow_have_no_mean(self):
+        assert table_module._heavy(*table_module._tails(0.0, np.full(500, np.inf))) == 1
+        assert table_module._heavy(np.nan, 0.1) == 1
+
     def test_there_is_no_note_where_all_is_well(self):
         assert "note" not in fitted("normal").summary().columns
 
@@ -449,7 +462,9 @@ def test_draws_outside_the_support_are_not_handed_over():
         x = posterior.draws(n)["x"]
         assert len(x) == n
         assert bool((x > 2).all())
-    assert re.search(r"2\.\d% of the guide's draws are inside the support", str(posterior.verdict))
+    assert re.search(
+        r"2\.\d\d% of the guide's draws are inside the support", str(posterior.verdict)
+    )
 
 
 @pytest.mark.parametrize("wrap", ["to_event", "mask"])

@@ -48,7 +48,9 @@ class Bar:
             worst, share = (min, 0.1) if self.least else (max, 0.9)
             return list(spread(over_seeds(rows, self.figure, worst), share))
         values = [value for row in rows if (value := self.figure(row)) is not None]
-        return [float(np.mean(values) if self.mean else np.max(values))] if values else []
+        if self.mean:  # of what has a value: constant weights have no k-hat
+            values = [value for value in values if value > -np.inf] or values
+        return [float(np.mean(values) if self.mean else np.max(values))]
 
     def line(self, rows: Sequence[Row]) -> str:
         """The line of markdown."""

@@ -203,9 +203,9 @@ def _double_well(x: Tensor) -> Tensor:
     return -(x**4) + 6 * x**2 + x / 2
 
 
-# Of exp(-x^4 + 6 x^2 + x / 2): the log of its integral, and the share of x > 0.
 # Wells whose modes are told apart one by one.
 MOST_WELLS = 8
+# Of exp(-x^4 + 6 x^2 + x / 2): the log of its integral, and the share of x > 0.
 _LOG_Z_DOUBLE_WELL, _SHARE_RIGHT = 9.374541173869195, 0.8443070962111391
 
 

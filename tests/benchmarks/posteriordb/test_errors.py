@@ -193,6 +193,9 @@ class TestBars:
     def test_constant_weights_pass(self):
         rows = [self.row(khat=None, khat_applicable=False)]
         assert "yes" in self.line(rows, "k-hat, worst")
+        rows.append(self.row(seed=1, khat=0.9))
+        assert "0.90" in self.line(rows, "k-hat, mean")
+        assert "**no**" in self.line(rows, "k-hat, mean")
 
     def test_a_crash_is_the_worst_of_everything(self):
         rows = [self.row(), self.broken()]
