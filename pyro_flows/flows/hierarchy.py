@@ -12,10 +12,16 @@ from pyro_flows.distributions import Flow
 from pyro_flows.flows.registry import register_flow
 from pyro_flows.flows.stacks import couplings, stack_sizes
 from pyro_flows.nn import MLP, pseudo_huber
-from pyro_flows.transforms import Affine, Coupling
+from pyro_flows.transforms import Affine, Cayley, Coupling
 
 # A chain of T states has T levels; a coupling for each would cost more than it helps.
 MOST_LEVELS = 3
+# Standard deviations up to which conditioners see their inputs as they are. Log-scales that go on
+# growing with an input of hundreds, as the mouth of a funnel has, send single draws to 1e80.
+REACH = 10.0
+# How fast the rotation learns, over dim, since a step moves dim entries of each row alike; and the
+# most coordinates it is for: it takes O(dim^3) a step.
+TURNING, LARGEST_ROTATION = 3.0, 400
 
 
 @register_flow("default", density="one pass", sampling="one pass", conditional=True)
@@ -27,11 +33,12 @@ def default(
     hidden_dims: Sequence[int] | None = None,
     levels: Sequence[int] | None = None,
 ) -> Flow:
-    """Affine couplings, the last ones along the model's hierarchy; what AutoFlow uses.
+    """Affine couplings, the last ones along the model's hierarchy, and a rotation; for AutoFlow.
 
     A coordinate that hangs on others in the prior (``levels``) is moved last, by a coupling that
     sees them: the funnel of a centred hierarchical model is one such coupling, log-scale linear in
-    the scale above it.
+    the scale above it. The rotation turns what the couplings make along some coordinates into the
+    directions where it is needed.
 
     Args:
         dim: number of coordinates.
@@ -48,11 +55,17 @@ def default(
     dim, context_dim, layers = stack_sizes(dim, context_dim, layers)
     univariate = Affine(log_scale_bound=8.0)
     widths = (min(max(2 * dim, 64), 256),) if hidden_dims is None else hidden_dims
-    stack = couplings(dim, univariate, context_dim, layers, widths, activation=pseudo_huber)
-    conditioner = partial(MLP, hidden_dims=widths, activation=pseudo_huber)
+    stack = couplings(
+        dim, univariate, context_dim, layers, widths, activation=pseudo_huber, reach=REACH
+    )
+    conditioner = partial(MLP, hidden_dims=widths, activation=pseudo_huber, reach=REACH)
     for level in _levels_below_the_top(levels or ()):
         mask = [other == level for other in levels or ()]
         stack.append(Coupling(dim, univariate, mask, context_dim, conditioner=conditioner))
+    if 1 < dim <= LARGEST_ROTATION:
+        rotation = Cayley(dim, rate=min(1.0, TURNING / dim))
+        rotation.tensors.start["loc"].requires_grad_(False)  # AutoFlow's affine has one
+        stack.append(rotation)
     return Flow(stack)
 
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
 
@@ -48,12 +49,13 @@ def couplings(
     hidden_dims: Sequence[int],
     linear: Linear = None,
     activation: Activation = torch.tanh,
+    reach: float = math.inf,
 ) -> list[Layer]:
     """A stack of couplings whose masks reach every coordinate; elementwise at ``dim=1``."""
     dim, context_dim, layers = stack_sizes(dim, context_dim, layers)
     if dim == 1:
         return [Elementwise(1, univariate, context_dim, hidden_dims)]
-    conditioner = partial(MLP, hidden_dims=hidden_dims, activation=activation)
+    conditioner = partial(MLP, hidden_dims=hidden_dims, activation=activation, reach=reach)
     stack = [
         Coupling(dim, univariate, mask, context_dim, conditioner=conditioner)
         for mask in alternating_masks(dim, layers)

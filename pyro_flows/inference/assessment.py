@@ -188,6 +188,8 @@ def examine(objective: Objective, start: Start | None, report: Report) -> Assess
     missed = _missed_mass(objective, start, weights, pool)
     faults = _faults(objective, start, report, missed)
     notes = ["Not checked for further modes."] if missed is None else []
+    if missed is not None and start is not None and start.cut:
+        notes = ["The search for further modes was cut short: it had used its gradients."]
     gradients = 0
     if not log_joint.stochastic:
         z = torch.as_tensor(pool.z[:8], device="cpu").to(next(objective.guide.parameters()))

@@ -87,12 +87,15 @@ class Modes:
 
 
 @torch.no_grad()
-def explore(log_joint: LogJoint, known: Modes) -> tuple[Modes, list[Climb], int]:
+def explore(
+    log_joint: LogJoint, known: Modes, allowance: float = math.inf
+) -> tuple[Modes, list[Climb], int]:
     """Look for modes from starts far and wide.
 
     Args:
         log_joint: the model's.
         known: places known already, at least one.
+        allowance: gradients after which no further round begins.
 
     Returns:
         All modes, heaviest first; the paths; and the gradients it took.
@@ -103,6 +106,8 @@ def explore(log_joint: LogJoint, known: Modes) -> tuple[Modes, list[Climb], int]
     count = 64 if dim <= 4 else 32 if dim <= 10 else 16 if dim <= 50 else 8
     idle = 0
     for _ in range(ROUNDS):
+        if gradients >= allowance:
+            break
         near = modes.weighty
         starts = _scatter(log_joint, near, count)
         if not len(starts):
@@ -177,7 +182,11 @@ def _fields(modes: Modes) -> tuple[Tensor, ...]:
 
 @torch.no_grad()
 def refine(
-    log_joint: LogJoint, modes: Modes, paths: Sequence[Climb], best: Gaussian | None = None
+    log_joint: LogJoint,
+    modes: Modes,
+    paths: Sequence[Climb],
+    best: Gaussian | None = None,
+    allowance: float = math.inf,
 ) -> tuple[list[Gaussian], int]:
     """The best Gaussian near each of the heaviest places, and near ends of paths elsewhere.
 
@@ -189,6 +198,7 @@ def refine(
         modes: where to start.
         paths: that led there, and elsewhere.
         best: a Gaussian that is the best near its place already.
+        allowance: gradients after which no further end is tried.
 
     Returns:
         Gaussians that weigh something, each once, heaviest first, and the gradients it took.
@@ -206,6 +216,8 @@ def refine(
         ends += [(*pair, True) for pair in zip(path.stuck, path.stuck_scales, strict=True)]
     vain = 0
     for _ in range(MOST_TRIES):
+        if gradients >= allowance:
+            break
         floor = max(gaussian.elbo for gaussian in found) + LIGHT
         surprise = _surprise(log_joint, ends, found, floor)
         top = int(surprise.argmax())

@@ -50,6 +50,7 @@ class Start(Gaussian):
         places: where the density is high, in the log joint's coordinates; None if it wasn't looked
             for.
         mixture: several Gaussians that are better than one, where modes lie apart.
+        cut: the search for further modes ended for want of gradients.
 
     Example:
         >>> def model():
@@ -63,6 +64,7 @@ class Start(Gaussian):
     centring: Tensor | None = None
     places: Modes | None = None
     mixture: Mixture | None = None
+    cut: bool = False
 
 
 def warm_start(guide: AutoFlow, *args: Any, **kwargs: Any) -> Gaussian:
@@ -145,12 +147,13 @@ def find_gaussian(log_joint: LogJoint, guide: AutoFlow) -> Start:
 
 
 @torch.no_grad()
-def find_start(log_joint: LogJoint, guide: AutoFlow) -> Start:
+def find_start(log_joint: LogJoint, guide: AutoFlow, allowance: float = math.inf) -> Start:
     """:func:`find_gaussian`; then look for further modes, and split the guide if some weigh.
 
     Args:
         log_joint: the model's, ``through`` the guide's non-centring layer if it has one.
         guide: set up; changed in place.
+        allowance: gradients after which nothing further is looked for.
 
     Example:
         >>> def model():
@@ -166,8 +169,10 @@ def find_start(log_joint: LogJoint, guide: AutoFlow) -> Start:
         return best
     here = Modes(best.loc[None], best.scale_tril[None], best.loc.new_tensor([best.elbo]))
     known = Gaussian(best.loc, best.scale_tril, best.elbo)
-    found = _explored(log_joint, merge([here, best.places]), known)
+    allowance -= best.gradients
+    found = _explored(log_joint, merge([here, best.places]), known, allowance)
     best.gradients += found.gradients
+    best.cut = found.gradients >= allowance
     if found.refined and found.refined[0].elbo > best.elbo:  # the first search had missed it
         top = found.refined[0]
         best.loc, best.scale_tril, best.elbo = top.loc, top.scale_tril, top.elbo
@@ -222,10 +227,12 @@ class _Explored:
     gradients: int
 
 
-def _explored(log_joint: LogJoint, known: Modes, best: Gaussian | None = None) -> _Explored:
-    modes, paths, spent = explore(log_joint, known)
+def _explored(
+    log_joint: LogJoint, known: Modes, best: Gaussian | None = None, allowance: float = math.inf
+) -> _Explored:
+    modes, paths, spent = explore(log_joint, known, allowance)
     weighty = modes.weighty[:MOST_MODES]
-    refined, more = refine(log_joint, weighty, paths, best)
+    refined, more = refine(log_joint, weighty, paths, best, allowance - spent)
     places = merge([_places(refined, known.locs[0]), weighty])
     return _Explored(weighty, refined, places, spent + more)
 

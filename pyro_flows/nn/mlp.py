@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from pyro_flows.nn.dropout import WithDropout
 from pyro_flows.nn.sizes import hidden_widths
+from pyro_flows.ops import soft_clamp
 
 # The share of the linear shortcut: its weights see whole coordinates, not averages of features,
 # so that one optimiser's step moves it further.
@@ -33,6 +35,7 @@ class MLP(WithDropout):
         out_dim: width of the output.
         hidden_dims: widths of the hidden layers.
         activation: elementwise nonlinearity, smooth by default so that log densities are too.
+        reach: inputs are softly bounded by it, so that no output grows without end.
 
     Shapes: ``(*, in_dim) -> (*, out_dim)``. Cost: one matrix product per layer.
 
@@ -48,9 +51,10 @@ class MLP(WithDropout):
         out_dim: int,
         hidden_dims: Sequence[int] = (64, 64),
         activation: Callable[[Tensor], Tensor] = torch.tanh,
+        reach: float = math.inf,
     ) -> None:
         super().__init__()
-        self.in_dim, self.out_dim = in_dim, out_dim
+        self.in_dim, self.out_dim, self.reach = in_dim, out_dim, reach
         self.activation = activation
         if in_dim == 0:
             self.bias = nn.Parameter(torch.zeros(out_dim))
@@ -72,7 +76,7 @@ class MLP(WithDropout):
         if self.in_dim == 0:
             return self.bias.expand(*x.shape[:-1], self.out_dim)
         *hidden, last = self.linears
-        h = x
+        h = x = soft_clamp(x, self.reach) if self.reach < math.inf else x
         for linear in hidden:
             h = self.drop(self.activation(linear(h)))
         y = last(h) / h.shape[-1]

@@ -22,6 +22,7 @@ from pyro_flows.ops import roots
 from pyro_flows.transforms import (
     Autoregressive,
     BlockAutoregressive,
+    Cayley,
     CholeskyAffine,
     ContinuousFlow,
     Inverse,
@@ -364,10 +365,20 @@ def test_density_at_the_start_is_normal():
 def test_default_follows_the_levels():
     with_levels = flows.default(4, levels=[0, 0, 1, 2])
     assert len(with_levels.transform.layers) == len(flows.default(4).transform.layers) + 2
-    moved = [layer.moved.tolist() for layer in with_levels.transform.layers[-2:]]
+    moved = [layer.moved.tolist() for layer in with_levels.transform.layers[-3:-1]]
     assert moved == [[2], [3]]
+    assert isinstance(with_levels.transform.layers[-1], Cayley)
     chain = flows.default(6, levels=list(range(6)))
     assert len(chain.transform.layers) == len(flows.default(6).transform.layers)
+
+
+def test_no_log_scale_of_the_default_grows_without_end():
+    """In a funnel's mouth inputs are hundreds: log-scales grow no further than at the reach."""
+    flow = flows.default(4)
+    for layer in flow.transform.layers[:-1]:
+        layer.conditioner.shortcut.weight.data.fill_(0.1)
+    x = torch.tensor([[1e2], [1e6]]).expand(2, 4)
+    assert flow.transform.forward_and_ladj(x)[1].abs().max() < 100
 
 
 def test_the_reference_page_has_the_table():

@@ -196,6 +196,14 @@ class TestSteps:
         assert sum(spent) < limit
         assert "used up" in posterior.report.stop_reason
 
+    def test_the_search_for_modes_takes_its_share_only(self):
+        whole = FlowVI(skewed, num_steps=1, progress=False).run()
+        short = FlowVI(skewed, num_steps=1, max_gradients=8_000, progress=False).run()
+        assert short.cost["gradients"] < 0.8 * whole.cost["gradients"]
+        note = "The search for further modes was cut short"
+        assert any(note in line for line in short.verdict.reasons)
+        assert not any(note in line for line in whole.verdict.reasons)
+
     def test_a_search_may_take_all_gradients(self):
         posterior = FlowVI(skewed, max_gradients=1, progress=False).run()
         assert posterior.report.steps == 0

@@ -42,6 +42,15 @@ def test_linear_dependence_reaches_beyond_the_activation():
     assert net(torch.tensor([1e6])).item() == pytest.approx(0.2 * 5e5)
 
 
+def test_within_its_reach_only():
+    net = MLP(1, 1, hidden_dims=(8,), reach=10.0)
+    for p in net.parameters():
+        p.data.add_(0.1)
+    near, far, farther = net(torch.tensor([[0.1], [1e3], [1e30]]))
+    torch.testing.assert_close(near, net(torch.tensor([0.1])))
+    assert 0 < far == farther
+
+
 def test_no_inputs_keep_dtype():
     assert MLP(0, 4).float()(torch.zeros(3, 0)).dtype == torch.float32
 

@@ -134,6 +134,15 @@ def test_rotations_by_large_angles_stay_orthogonal():
     torch.testing.assert_close(layer.inv(layer(x)), x, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("make", [Cayley, Rotation])
+def test_a_lower_rate_turns_less(make):
+    slow, fast = make(4, rate=0.3), make(4)
+    slow.tensors.start["lower"].data.normal_()
+    fast.tensors.start["lower"].data.copy_(0.3 * slow.tensors.start["lower"].data)
+    x = torch.randn(5, 4)
+    torch.testing.assert_close(slow(x), fast(x))
+
+
 def test_cayley_is_its_formula():
     layer = perturbed("cayley", 5)
     lower = torch.zeros(5, 5)

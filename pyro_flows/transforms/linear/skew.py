@@ -22,15 +22,21 @@ class SkewRotation(AffineMap):
         dim: number of coordinates.
         context_dim: width of the context; a network of it adds to ``loc`` and ``S``.
         hidden_dims: widths of that network's hidden layers.
+        rate: ``S`` is so many times its parameters; below 1 it learns slower than other layers.
     """
 
     positions: Tensor
 
     def __init__(
-        self, dim: int, context_dim: int = 0, hidden_dims: Sequence[int] = (64, 64)
+        self,
+        dim: int,
+        context_dim: int = 0,
+        hidden_dims: Sequence[int] = (64, 64),
+        rate: float = 1.0,
     ) -> None:
         start = {"lower": torch.zeros(dim * (dim - 1) // 2)}
         super().__init__(dim, start, context_dim, hidden_dims)
+        self.rate = rate
         self.register_index("positions", strict_lower_positions(dim))
 
     @abstractmethod
@@ -38,7 +44,7 @@ class SkewRotation(AffineMap):
         """The rotation of a skew-symmetric matrix ``(*, dim, dim)``; the identity of zero."""
 
     def _skew(self, tensors: Tensors) -> Tensor:
-        lower = strict_lower(tensors["lower"], self.positions, self.dim)
+        lower = self.rate * strict_lower(tensors["lower"], self.positions, self.dim)
         return lower - lower.mT
 
     def _multiply(self, x: Tensor, tensors: Tensors) -> Tensor:
