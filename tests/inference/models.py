@@ -83,7 +83,7 @@ def fitted(name):
         "groups": (groups, (SCORES,)),
     }
     model, args = fits[name]
-    return FlowVI(model, seed=0, num_steps=30, progress=False).run(*args)
+    return FlowVI(model, seed=0, num_steps=80, progress=False).run(*args)
 
 
 @functools.cache
