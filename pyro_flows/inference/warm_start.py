@@ -29,8 +29,9 @@ from pyro_flows.errors import GuideError
 from pyro_flows.guides import AutoFlow, LogJoint
 from pyro_flows.inference.gaussian import Gaussian, elbo_of, elbos_of, natural_gradient
 from pyro_flows.inference.mixtures import Mixture, find_mixture
-from pyro_flows.inference.modes import MOST_MODES, Modes, explore, maxima, merge, refine
+from pyro_flows.inference.modes import MOST_MODES, Modes, explore, maxima, merge
 from pyro_flows.inference.newton import Climb, climb, lower
+from pyro_flows.inference.refinement import refine
 from pyro_flows.inference.starts import over_dispersed
 
 # A Hessian costs D gradients of a D-vector; beyond this the natural gradient goes alone.

@@ -22,8 +22,8 @@ from torch.distributions import constraints
 from pyro_flows import AutoFlow, FlowVI, assess
 from pyro_flows.errors import ChangedModelError, GuideError
 from pyro_flows.guides import LogJoint
-from pyro_flows.inference.assessment import DRIFT_ERRORS, LARGEST_DRIFT
 from pyro_flows.inference.bursts import burst
+from pyro_flows.inference.checks import DRIFT_ERRORS, LARGEST_DRIFT
 
 COVARIANCE = torch.tensor([[4.0, 0.9, 0.0], [0.9, 0.25, 0.0], [0.0, 0.0, 1e4]]).double()
 

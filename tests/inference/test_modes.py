@@ -15,8 +15,7 @@ from pyro.distributions import constraints
 
 from pyro_flows import FlowVI
 from pyro_flows.guides import AutoFlow, LogJoint
-from pyro_flows.inference import Objective, Posterior, find_start
-from pyro_flows.inference import modes as search
+from pyro_flows.inference import Objective, Posterior, find_start, refinement
 from pyro_flows.inference.gaussian import Gaussian
 from pyro_flows.inference.mixtures import Mixture, elbo_of_mixture, find_mixture, weigh
 from pyro_flows.inference.modes import Modes, explore, merge, missed_mass
@@ -335,6 +334,6 @@ def test_ends_far_out_in_a_tail_are_not_tried():
     here = Gaussian(torch.zeros(2).double(), eye, elbo=-0.1)
     far, wide = torch.full((2,), 500.0).double(), 1e9 * eye
     near = torch.full((2,), 8.0).double()
-    found = search._surprise(log_joint, [(far, wide, True), (near, eye, True)], [here], -7.0)
+    found = refinement._surprise(log_joint, [(far, wide, True), (near, eye, True)], [here], -7.0)
     assert found[0] == -math.inf
-    assert found[1] > search.SURPRISING
+    assert found[1] > refinement.SURPRISING

@@ -1,0 +1,176 @@
+# Copyright Contributors to the pyro_flows project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""What importance weights can't show of a guide: each fault a reason and an advice."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pyro.infer.autoguide.guides import AutoContinuous
+from torch import Tensor
+
+from pyro_flows.diagnostics import ImportanceWeights, resample
+from pyro_flows.diagnostics.verdict import RELIABLE_GAP
+from pyro_flows.guides import structure
+from pyro_flows.guides.unpack import coordinate_sites
+from pyro_flows.inference.bursts import CHAINS, burst
+from pyro_flows.inference.flatness import flat_directions
+from pyro_flows.inference.modes import missed_mass
+from pyro_flows.inference.objectives import Objective
+from pyro_flows.inference.posterior import Pool
+from pyro_flows.inference.warm_start import Start
+from pyro_flows.training import Report
+
+# Draws that are looked for around a place.
+NEARBY = 4000
+# Of the mass, the share that may lie where the guide doesn't reach.
+LARGEST_MISSED = 0.01
+# How far a mean may drift, standard deviations, or a log standard deviation; by so many standard
+# errors, since the largest of many coordinates is looked at.
+LARGEST_DRIFT, DRIFT_ERRORS = 0.1, 4.0
+# Of a guide that isn't good enough yet: a spread so many times that of the Gaussian it started as.
+LARGEST_WIDENING = 3.0
+# Bursts of which fewer proposals are accepted say nothing.
+LEAST_ACCEPTED = 0.2
+UNMOVED = "Not checked by short runs of Hamiltonian Monte Carlo."
+
+# Pairs of a reason and an advice.
+Faults = list[tuple[str, str]]
+
+
+def known_faults(
+    objective: Objective, start: Start | None, report: Report, missed: float | None
+) -> Faults:
+    """What the importance weights can't show: (reason, advice) pairs."""
+    guide, log_joint, faults = objective.guide, objective.log_joint, []
+    if start is not None and start.growing is not None:
+        sites = _names(guide, start.growing)
+        faults.append(
+            (
+                f"The posterior may be improper: the spread of {sites} keeps growing.",
+                "give those sites a proper prior, or check that the data determine them.",
+            )
+        )
+    if log_joint.stochastic:
+        plates = structure.subsampled_plates(
+            structure.trace_model(guide.model, *log_joint.args, **log_joint.kwargs)
+        )
+        what = (
+            f"plate {', '.join(map(repr, plates))} is subsampled"
+            if plates
+            else ("the model draws random numbers of its own")
+        )
+        faults.append(
+            (
+                f"The log joint is random ({what}), so the guide's draws can't be weighed.",
+                "make the subsample size an argument of the model; fit once more with all data.",
+            )
+        )
+    if missed is not None and missed > LARGEST_MISSED:
+        faults.append(
+            (
+                f"Starts from elsewhere found at least {missed:.1%} of the mass where the guide "
+                "hardly ever draws: modes may be missing.",
+                "another seed; more steps; or break the symmetry of the model (an ordered prior).",
+            )
+        )
+    if report.interrupted and not report.steps:
+        faults.append(("Training was interrupted before its first step.", "run it again."))
+    return faults
+
+
+def improper(objective: Objective, pool: Pool) -> Faults:
+    """Whether the density stays up along a site with a flat prior."""
+    x = torch.as_tensor(pool.z[:NEARBY], device="cpu").to(next(objective.guide.parameters()))
+    sites = ", ".join(f"'{name}'" for name in flat_directions(objective.log_joint, x))
+    if not sites:
+        return []
+    reason = (
+        f"The posterior may be improper: the prior of {sites} is flat, and far away the density "
+        "falls no faster than 1/x, or not at all."
+    )
+    return [(reason, "give those sites a proper prior, or check that the data determine them.")]
+
+
+def widening(objective: Objective, start: Start) -> Faults:
+    """Whether training, which could have gone on, has made some coordinates much wider."""
+    if getattr(objective.guide, "modes", 1) > 1 or start.places is None:
+        return []  # the start was not one Gaussian, or is of other coordinates
+    z, _, _ = objective.draw_inner(2048)
+    # Quartiles, since tails may hold anything; 1.35 standard deviations apart in a Gaussian.
+    low, high = torch.quantile(z, z.new_tensor([0.25, 0.75]), dim=0)
+    wide = (high - low) / 1.35 > LARGEST_WIDENING * start.scale_tril.norm(dim=-1)
+    if not bool(wide.any()):
+        return []
+    sites = _names(objective.guide, wide)
+    reason = (
+        f"The spread of {sites} was still growing when training stopped: the posterior may be "
+        "improper, or has long tails."
+    )
+    return [(reason, "train longer: FlowVI(..., max_steps=20_000); or give proper priors.")]
+
+
+def _names(guide: AutoContinuous, marked: Tensor) -> str:
+    """The sites of some coordinates, in quotes."""
+    pairs = zip(coordinate_sites(guide), marked.tolist(), strict=True)
+    return ", ".join(dict.fromkeys(f"'{name}'" for name, is_marked in pairs if is_marked))
+
+
+def missed(
+    objective: Objective, start: Start | None, weights: ImportanceWeights, pool: Pool
+) -> float | None:
+    """The share of the mass at places found by the warm start that the guide doesn't reach.
+
+    Returns:
+        None if it couldn't be looked for.
+    """
+    if start is None or start.places is None or start.growing is not None:
+        return None
+    log_joint = objective.log_joint
+    z = torch.as_tensor(pool.z[:NEARBY], device="cpu").to(start.places.locs)
+    z = z if log_joint.through is None else log_joint.through.inv(z)
+    try:
+        return missed_mass(log_joint, objective.log_q, start.places, weights.log_evidence, z)
+    except (NotImplementedError, KeyError):  # Pyro's own transforms that have no inverse
+        return None
+
+
+def drifting(
+    objective: Objective, pool: Pool, weights: ImportanceWeights
+) -> tuple[Faults, list[str], int]:
+    """Whether bursts from the draws that would be handed over move their marginals.
+
+    Returns:
+        Faults, notes, and the gradients it took.
+    """
+    log_joint = objective.log_joint
+    if not weights.khat_applicable:
+        return [], [], 0  # exact, in a guide with a density
+    if log_joint.mode == "sequential":
+        return [], [UNMOVED], 0  # too slow
+    index = torch.as_tensor(_handed_over(pool, weights), device="cpu")
+    z = torch.as_tensor(pool.z, device="cpu")[index].to(next(objective.guide.parameters()))
+    z = z if log_joint.through is None else log_joint.through.inv(z)
+    drift = burst(log_joint, z)
+    size, where = drift.beyond(LARGEST_DRIFT, DRIFT_ERRORS)
+    if drift.accepted < LEAST_ACCEPTED:
+        return [], [UNMOVED], drift.gradients
+    if where < 0:
+        return [], [], drift.gradients
+    marked = torch.arange(z.shape[-1], device="cpu") == where
+    fault = (
+        f"Short runs of Hamiltonian Monte Carlo from the draws move them: the marginal of "
+        f"{_names(objective.guide, marked)} drifts by {size:.2f} standard deviations.",
+        "train longer: FlowVI(..., max_steps=20_000); or run NUTS in the flow's coordinates: "
+        "NeuTraReparam(posterior.guide).",
+    )
+    return [fault], [], drift.gradients
+
+
+def _handed_over(pool: Pool, weights: ImportanceWeights) -> NDArray[np.intp]:
+    """Indices of as many draws as chains, raw or resampled as they would be handed over."""
+    if weights.gap + 2 * weights.gap_se <= RELIABLE_GAP:
+        return np.flatnonzero(np.isfinite(pool.log_p))[:CHAINS]
+    return np.unique(resample(weights.log_weights, CHAINS, np.random.default_rng(0)))
