@@ -202,11 +202,11 @@ def main(args: argparse.Namespace) -> None:
         available = targets(args.data)
     except MissingData as error:
         sys.exit(str(error))
+    chosen = _choose(args.targets, available)
     if args.list:
-        print("\n".join(f"{name} ({target.group})" for name, target in available.items()))
+        print("\n".join(f"{name} ({target.group})" for name, target in chosen.items()))
         return
     torch.set_num_threads(args.threads)
-    chosen = _choose(args.targets, available)
     part, parts = (int(number) for number in args.part.split("/"))
     names = list(chosen)[part - 1 :: parts]
     run({name: chosen[name] for name in names}, args.guides, args.seeds, args.out[0])
