@@ -31,6 +31,7 @@ from pyro_flows.transforms import CholeskyAffine
 FIRST_CYCLE = 400
 # Far from the optimum fewer draws do: what is in their way is distance, not noise.
 PARTICLES = (64, 128, 256)
+MAX_STEPS = 6000
 # Of a budget of gradients, the share after which no further modes are looked for.
 SEARCHING = 0.25
 
@@ -49,7 +50,8 @@ class FlowVI:
         flow: for the ``AutoFlow``: a registered name, a function of the dimension, or a ``Flow``.
         seed: all random numbers of the run; the global random state is left as it was.
         num_steps: train exactly this many steps; by default until there is no more gain.
-        max_steps: the most steps if ``num_steps`` isn't given.
+        max_steps: the most steps if ``num_steps`` isn't given; by default 6000, or what
+            ``max_gradients`` pays for.
         max_gradients: the most gradients of the log joint that search and training may take, for
             models whose every evaluation counts; also where ``num_steps`` is given. Of the search,
             mostly 2,000 to 50,000 and more in hundreds of dimensions, that for the first Gaussian
@@ -83,7 +85,7 @@ class FlowVI:
         flow: FlowSpec = "default",
         seed: int = 0,
         num_steps: int | None = None,
-        max_steps: int = 6000,
+        max_steps: int | None = None,
         max_gradients: int | None = None,
         num_particles: int | None = None,
         learning_rate: float = 3e-2,
@@ -225,11 +227,12 @@ class FlowVI:
         particles: tuple[int, ...] = PARTICLES if log_joint.mode != "sequential" else (8, 16)
         if self.num_particles is not None:
             particles = (self.num_particles,)
-        cycles = _cycles(self.num_steps, self.max_steps)
+        cycles = _cycles(self.num_steps, self.max_steps or MAX_STEPS)
         if self.max_gradients is not None:
             particles = particles[:1]  # many steps of few draws lead farther for the same price
-            prices = tuple(map(objective.price, particles))
-            cycles = _affordable(cycles, prices, self.max_gradients - spent)
+            steps = (self.max_gradients - spent) // objective.price(particles[0])
+            limit = self.num_steps or self.max_steps or steps
+            cycles = _budgeted(min(limit, steps), whole=self.num_steps is not None)
         if not cycles:
             return Report(stop_reason=f"the search took {spent:,} gradients, all there were")
         schedule = Schedule(
@@ -283,19 +286,8 @@ def _cycles(num_steps: int | None, max_steps: int) -> list[int]:
     return cycles
 
 
-def _affordable(cycles: list[int], prices: tuple[int, ...], gradients: int) -> list[int]:
-    """As much of some cycles as so many gradients pay for; a short rest goes to the last one.
-
-    ``prices`` are those of a step in each cycle, the last one also of further cycles.
-    """
-    kept: list[int] = []
-    gradients = max(0, gradients)
-    for cycle, steps in enumerate(cycles):
-        price = prices[min(cycle, len(prices) - 1)]
-        paid = min(steps, gradients // price)
-        if kept and paid < min(steps, FIRST_CYCLE):
-            kept[-1] += gradients // prices[min(cycle - 1, len(prices) - 1)]
-            break
-        kept.append(paid)
-        gradients -= paid * price
-    return [steps for steps in kept if steps]
+def _budgeted(steps: int, *, whole: bool) -> list[int]:
+    """Cycles of as many steps as a budget pays for: few, since each begins by stepping back."""
+    if whole or steps <= 4 * FIRST_CYCLE:
+        return [steps] if steps > 0 else []
+    return [FIRST_CYCLE, 2 * FIRST_CYCLE, steps - 3 * FIRST_CYCLE]

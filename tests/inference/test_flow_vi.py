@@ -210,14 +210,20 @@ class TestSteps:
         assert "all there were" in posterior.report.stop_reason
         assert math.isfinite(posterior.elbo)
 
-    @pytest.mark.parametrize("gradients", [-5000, 0, 63, 64, 30_000, 150_000, 10**6, 10**7])
-    def test_affordable_cycles(self, gradients):
-        price = module.PARTICLES
-        cycles = module._affordable([400, 800, 1600, 3200], price, gradients)
-        cost = sum(n * price[min(i, 2)] for i, n in enumerate(cycles))
-        assert cost <= max(0, gradients)
-        assert cost >= min(gradients, 1_318_400) - 256 or not cycles
-        assert all(steps >= 400 for steps in cycles[1:])
+    @pytest.mark.parametrize("steps", [-50, 0, 1, 400, 1600, 1601, 5000, 100_000])
+    @pytest.mark.parametrize("whole", [True, False])
+    def test_cycles_of_a_budget(self, steps, whole):
+        cycles = module._budgeted(steps, whole=whole)
+        assert sum(cycles) == max(0, steps)
+        assert all(cycle > 0 for cycle in cycles)
+        assert len(cycles) == (0 if steps <= 0 else 1 if whole or steps <= 1600 else 3)
+
+    def test_a_budget_ends_max_steps(self):
+        """Steps that the budget pays for are made; not those beyond what was asked for."""
+        posterior = FlowVI(skewed, max_gradients=100_000, max_steps=50, progress=False).run()
+        assert posterior.report.steps == 50
+        posterior = FlowVI(skewed, max_gradients=100_000, num_steps=60, progress=False).run()
+        assert posterior.report.steps == 60
 
     @pytest.mark.parametrize("value", [0, -3, 2.5, "many"])
     @pytest.mark.parametrize("name", ["num_steps", "max_steps", "max_gradients"])

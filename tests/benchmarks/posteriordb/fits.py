@@ -151,7 +151,7 @@ def _splines(model: Any) -> Any:
 
 
 # Of a budget what judging the guide takes at most.
-JUDGING = 10_000
+JUDGING = 11_000
 
 
 def _flow_within(gradients: int) -> Fitter:
