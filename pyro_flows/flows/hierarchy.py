@@ -21,7 +21,7 @@ MOST_LEVELS = 3
 REACH = 10.0
 # How fast the rotation learns, over dim, since a step moves dim entries of each row alike; and the
 # most coordinates it is for: it takes O(dim^3) a step.
-TURNING, LARGEST_ROTATION = 3.0, 400
+TURNING, LARGEST_ROTATION = 1.0, 400
 
 
 @register_flow("default", density="one pass", sampling="one pass", conditional=True)
