@@ -20,20 +20,20 @@ It prints::
 
     Verdict: reliable
       The guide's draws can be used as they are.
-      gap log evidence - ELBO 0.0002 ± 0.0000 nats.
-      k-hat 1.12 (threshold 0.70, 40000 draws); effective share 99.9%.
-      That k-hat is of weights that no draw is given here; the largest is 1.8 times their mean.
-    ELBO -16.3546 ± 0.0001, log evidence -16.3544 ± 0.0001
+      gap log evidence - ELBO 0.0003 ± 0.0001 nats.
+      k-hat 0.98 (threshold 0.70, 40000 draws); effective share 99.9%.
+      That k-hat is of weights that no draw is given here; the largest is 3.4 times their mean.
+    ELBO -16.3547 ± 0.0001, log evidence -16.3544 ± 0.0001
     Sites: intercept, slope
-    Cost: 62,636 gradients, 800 steps, 9.8 s
+    Cost: 62,636 gradients, 800 steps, 12.0 s
     Stopped: the gap to the log evidence is as small as is asked for
                  mean     sd     5%  median      95%     mcse   khat
-    intercept  15.672  6.953  5.333  15.098  28.0150  0.03480  1.124
-    slope      -0.242  0.102 -0.423  -0.233  -0.0908  0.00051  1.124
-    P(damage | 31 F) = 1.000, 90 % interval 0.915 to 1.000
-    P(damage | 53 F) = 0.940, 90 % interval 0.584 to 0.997
-    P(damage | 65 F) = 0.482, 90 % interval 0.250 to 0.728
-    P(damage | 75 F) = 0.082, 90 % interval 0.015 to 0.248
+    intercept  15.645  6.946  5.316  15.049  27.9490  0.03470  0.985
+    slope      -0.242  0.102 -0.423  -0.233  -0.0907  0.00051  0.985
+    P(damage | 31 F) = 1.000, 90 % interval 0.914 to 1.000
+    P(damage | 53 F) = 0.939, 90 % interval 0.584 to 0.997
+    P(damage | 65 F) = 0.481, 90 % interval 0.246 to 0.731
+    P(damage | 75 F) = 0.083, 90 % interval 0.016 to 0.248
 """
 
 from __future__ import annotations

@@ -16,21 +16,21 @@ With ``--synthetic`` it prints::
 
     Verdict: corrected
       The guide is close; its draws are corrected by importance resampling.
-      gap log evidence - ELBO 0.0014 ± 0.0005 nats.
-      k-hat 0.47 (threshold 0.70, 40000 draws); effective share 99.3%.
-    ELBO -269.4402 ± 0.0002, log evidence -269.4387 ± 0.0004
+      gap log evidence - ELBO 0.0012 ± 0.0002 nats.
+      k-hat 0.44 (threshold 0.70, 40000 draws); effective share 99.7%.
+    ELBO -269.4403 ± 0.0002, log evidence -269.4391 ± 0.0003
     Sites: mean, by_uranium, by_floor, sd_between, sd_within, intercept[20]
-    Cost: 788,662 gradients, 3600 steps, 76.2 s
-    Stopped: the last 400 steps gained 0.00033 nats on held-out draws
+    Cost: 788,662 gradients, 3600 steps, 78.0 s
+    Stopped: the last 400 steps gained 0.0003 nats on held-out draws
                     mean      sd      5%  median    95%      mcse   khat
-    mean           1.465  0.0812  1.3320   1.466  1.598  0.000407  0.472
-    by_uranium     1.021  0.1850  0.7240   1.019  1.328  0.000927  0.472
-    by_floor      -0.631  0.1410 -0.8630  -0.631 -0.400  0.000704  0.472
-    sd_between     0.184  0.1010  0.0272   0.178  0.358  0.000513  0.472
-    sd_within      0.798  0.0409  0.7340   0.796  0.868  0.000205  0.472
+    mean           1.465  0.0812  1.3330   1.466  1.597  0.000407  0.439
+    by_uranium     1.021  0.1850  0.7240   1.018  1.328  0.000926  0.439
+    by_floor      -0.632  0.1410 -0.8630  -0.632 -0.401  0.000705  0.439
+    sd_between     0.184  0.1010  0.0276   0.178  0.360  0.000510  0.439
+    sd_within      0.798  0.0411  0.7330   0.796  0.869  0.000206  0.439
     ...
     county 1, 1 homes: intercept 0.44 +- 0.27
-    county 20, 20 homes: intercept 1.26 +- 0.13
+    county 20, 20 homes: intercept 1.25 +- 0.14
 """
 
 from __future__ import annotations
