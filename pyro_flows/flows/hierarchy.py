@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
 
@@ -16,8 +17,8 @@ from pyro_flows.transforms import Affine, Cayley, Coupling
 
 # A chain of T states has T levels; a coupling for each would cost more than it helps.
 MOST_LEVELS = 3
-# Standard deviations up to which conditioners see their inputs as they are. Log-scales that go on
-# growing with an input of hundreds, as the mouth of a funnel has, send single draws to 1e80.
+# Soft bound of what conditioners see, in standard deviations. Log-scales that go on growing with
+# an input of hundreds, as the mouth of a funnel has, send single draws to 1e80.
 REACH = 10.0
 # How fast the rotation learns, over dim, since a step moves dim entries of each row alike; and the
 # most coordinates it is for: it takes O(dim^3) a step.
@@ -38,7 +39,8 @@ def default(
     A coordinate that hangs on others in the prior (``levels``) is moved last, by a coupling that
     sees them: the funnel of a centred hierarchical model is one such coupling, log-scale linear in
     the scale above it. The rotation turns what the couplings make along some coordinates into the
-    directions where it is needed.
+    directions where it is needed; it is left out for one coordinate and beyond 400. Without a
+    context, what the couplings see is softly bounded at ten: values are best whitened first.
 
     Args:
         dim: number of coordinates.
@@ -55,17 +57,16 @@ def default(
     dim, context_dim, layers = stack_sizes(dim, context_dim, layers)
     univariate = Affine(log_scale_bound=8.0)
     widths = (min(max(2 * dim, 64), 256),) if hidden_dims is None else hidden_dims
+    reach = math.inf if context_dim else REACH  # a context may be in any unit
     stack = couplings(
-        dim, univariate, context_dim, layers, widths, activation=pseudo_huber, reach=REACH
+        dim, univariate, context_dim, layers, widths, activation=pseudo_huber, reach=reach
     )
-    conditioner = partial(MLP, hidden_dims=widths, activation=pseudo_huber, reach=REACH)
+    conditioner = partial(MLP, hidden_dims=widths, activation=pseudo_huber, reach=reach)
     for level in _levels_below_the_top(levels or ()):
         mask = [other == level for other in levels or ()]
         stack.append(Coupling(dim, univariate, mask, context_dim, conditioner=conditioner))
     if 1 < dim <= LARGEST_ROTATION:
-        rotation = Cayley(dim, rate=min(1.0, TURNING / dim))
-        rotation.tensors.start["loc"].requires_grad_(False)  # AutoFlow's affine has one
-        stack.append(rotation)
+        stack.append(Cayley(dim, rate=TURNING / dim, shift=False))
     return Flow(stack)
 
 

@@ -66,7 +66,8 @@ class AutoFlow(AutoContinuous):
         NoLatentsError, DiscreteLatentError, SubsampledLatentError, DataError: at the first call
             or :meth:`setup`, with what to do.
 
-    Cost: one forward pass of the flow per SVI step; O(D^2) for the affine.
+    Cost: one forward pass of the flow per SVI step; O(D^2) for the affine, and O(D^3) up to
+        D = 400 for the default flow's rotation.
 
     Example:
         >>> def model():

@@ -55,10 +55,11 @@ class FlowVI:
         max_gradients: the most gradients of the log joint that search and training may take, for
             models whose every evaluation counts; also where ``num_steps`` is given. Of the search,
             mostly 2,000 to 50,000 and more in hundreds of dimensions, that for the first Gaussian
-            isn't cut short, that for further modes ends when a quarter is spent. Judging takes up
-            to 15,000 more, for other guides than ``AutoFlow`` up to 50,000.
+            isn't cut short; once a quarter is spent, nothing more is begun to find further modes.
+            Judging takes up to 15,000 more, for other guides than ``AutoFlow`` up to 50,000.
         num_particles: draws per step; by default 64 in the first cycle, 128 in the second, 256
-            from then on; under ``max_gradients`` 64 throughout.
+            from then on; under ``max_gradients`` 64 throughout (8 for models that are scored
+            draw by draw), and at least 8 of each flow of a mixture.
         learning_rate: peak learning rate.
         init_loc_fn: start per site, as in Pyro's autoguides.
         progress: show progress bars.
@@ -234,7 +235,11 @@ class FlowVI:
             limit = self.num_steps or self.max_steps or steps
             cycles = _budgeted(min(limit, steps), whole=self.num_steps is not None)
         if not cycles:
-            return Report(stop_reason=f"the search took {spent:,} gradients, all there were")
+            price = objective.price(particles[0])
+            return Report(
+                stop_reason=f"the search took {spent:,} gradients, and a step takes {price}: "
+                f"{self.max_gradients:,} pay for none"
+            )
         schedule = Schedule(
             cycles=cycles,
             learning_rate=self.learning_rate,
@@ -290,4 +295,8 @@ def _budgeted(steps: int, *, whole: bool) -> list[int]:
     """Cycles of as many steps as a budget pays for: few, since each begins by stepping back."""
     if whole or steps <= 4 * FIRST_CYCLE:
         return [steps] if steps > 0 else []
-    return [FIRST_CYCLE, 2 * FIRST_CYCLE, steps - 3 * FIRST_CYCLE]
+    cycles, long = [FIRST_CYCLE, 2 * FIRST_CYCLE], MAX_STEPS
+    while sum(cycles) + 2 * long <= steps:  # a generous budget needn't be spent
+        cycles.append(long)
+        long *= 2
+    return [*cycles, steps - sum(cycles)]

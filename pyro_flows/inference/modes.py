@@ -73,16 +73,34 @@ class Modes:
         return total
 
 
+@dataclass
+class Allowance:
+    """Gradients that a search may still take, and whether it ended for want of them.
+
+    Attributes:
+        left: so many may still be taken; what has begun is ended all the same.
+        cut: something would have begun that could no longer be paid for.
+    """
+
+    left: float = math.inf
+    cut: bool = False
+
+    def used_up(self) -> bool:
+        """Whether nothing more may begin; to be asked only where something would."""
+        self.cut = self.cut or self.left <= 0
+        return self.left <= 0
+
+
 @torch.no_grad()
 def explore(
-    log_joint: LogJoint, known: Modes, allowance: float = math.inf
+    log_joint: LogJoint, known: Modes, allowance: Allowance | None = None
 ) -> tuple[Modes, list[Climb], int]:
     """Look for modes from starts far and wide.
 
     Args:
         log_joint: the model's.
         known: places known already, at least one.
-        allowance: gradients after which no further round begins.
+        allowance: of gradients; without one rounds end by themselves.
 
     Returns:
         All modes, heaviest first; the paths; and the gradients it took.
@@ -91,9 +109,9 @@ def explore(
     """
     dim, gradients, modes, every = known.locs.shape[-1], 0, known, []
     count = 64 if dim <= 4 else 32 if dim <= 10 else 16 if dim <= 50 else 8
-    idle = 0
+    idle, allowance = 0, allowance or Allowance()
     for _ in range(ROUNDS):
-        if gradients >= allowance:
+        if allowance.used_up():
             break
         near = modes.weighty
         starts = _scatter(log_joint, near, count)
@@ -101,6 +119,7 @@ def explore(
             break
         paths = climb(log_joint, starts)
         gradients += paths.gradients
+        allowance.left -= paths.gradients
         every.append(paths)
         before = len(modes.weighty)
         modes = merge([modes, maxima(paths)])

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pyro_flows.guides import LogJoint
 from pyro_flows.inference.gaussian import Gaussian, elbo_of, elbos_of, natural_gradient
-from pyro_flows.inference.modes import LIGHT, SAME, Modes
+from pyro_flows.inference.modes import LIGHT, SAME, Allowance, Modes
 from pyro_flows.inference.newton import Climb, lower
 
 # An end of a path at no maximum is tried where log p is so much higher than known Gaussians tell;
@@ -36,7 +36,7 @@ def refine(
     modes: Modes,
     paths: Sequence[Climb],
     best: Gaussian | None = None,
-    allowance: float = math.inf,
+    allowance: Allowance | None = None,
 ) -> tuple[list[Gaussian], int]:
     """The best Gaussian near each of the heaviest places, and near ends of paths elsewhere.
 
@@ -48,17 +48,20 @@ def refine(
         modes: where to start.
         paths: that led there, and elsewhere.
         best: a Gaussian that is the best near its place already.
-        allowance: gradients after which no further end is tried.
+        allowance: of gradients; places that it doesn't pay for are left as they are.
 
     Returns:
         Gaussians that weigh something, each once, heaviest first, and the gradients it took.
     """
     found = [] if best is None else [best]
-    gradients = 0
+    gradients, allowance = 0, allowance or Allowance()
     for loc, scale in list(zip(modes.locs, modes.scales, strict=True))[:MOST_REFINED]:
         if best is None or not torch.equal(loc, best.loc):
+            if found and allowance.used_up():
+                break
             made = _refined(log_joint, loc, scale)
             gradients += made.gradients
+            allowance.left -= made.gradients
             found.append(made)
     # A Gaussian that left its mode for another one leaves its mode to be tried again, as it is.
     ends = [(loc, scale, False) for loc, scale in zip(modes.locs, modes.scales, strict=True)]
@@ -66,16 +69,15 @@ def refine(
         ends += [(*pair, True) for pair in zip(path.stuck, path.stuck_scales, strict=True)]
     vain = 0
     for _ in range(MOST_TRIES):
-        if gradients >= allowance:
-            break
         floor = max(gaussian.elbo for gaussian in found) + LIGHT
         surprise = _surprise(log_joint, ends, found, floor)
         top = int(surprise.argmax())
-        if not float(surprise[top]) > SURPRISING:
+        if not float(surprise[top]) > SURPRISING or allowance.used_up():
             break
         loc, scale, climbs = ends.pop(top)
         made = _refined(log_joint, loc, scale, floor, found, climbs=climbs, brief=True)
         gradients += made.gradients
+        allowance.left -= made.gradients
         # One still on its way may end at a known one.
         useful = made.settled and not made.given_up and made.elbo > floor
         vain = 0 if useful else vain + 1

@@ -29,7 +29,7 @@ from pyro_flows.errors import GuideError
 from pyro_flows.guides import AutoFlow, LogJoint
 from pyro_flows.inference.gaussian import Gaussian, elbo_of, elbos_of, natural_gradient
 from pyro_flows.inference.mixtures import Mixture, find_mixture
-from pyro_flows.inference.modes import MOST_MODES, Modes, explore, maxima, merge
+from pyro_flows.inference.modes import MOST_MODES, Allowance, Modes, explore, maxima, merge
 from pyro_flows.inference.newton import Climb, climb, lower
 from pyro_flows.inference.refinement import refine
 from pyro_flows.inference.starts import over_dispersed
@@ -154,7 +154,7 @@ def find_start(log_joint: LogJoint, guide: AutoFlow, allowance: float = math.inf
     Args:
         log_joint: the model's, ``through`` the guide's non-centring layer if it has one.
         guide: set up; changed in place.
-        allowance: gradients after which nothing further is looked for.
+        allowance: gradients after which nothing further is begun.
 
     Example:
         >>> def model():
@@ -170,10 +170,10 @@ def find_start(log_joint: LogJoint, guide: AutoFlow, allowance: float = math.inf
         return best
     here = Modes(best.loc[None], best.scale_tril[None], best.loc.new_tensor([best.elbo]))
     known = Gaussian(best.loc, best.scale_tril, best.elbo)
-    allowance -= best.gradients
-    found = _explored(log_joint, merge([here, best.places]), known, allowance)
+    left = Allowance(allowance - best.gradients)
+    found = _explored(log_joint, merge([here, best.places]), known, left)
     best.gradients += found.gradients
-    best.cut = found.gradients >= allowance
+    best.cut = left.cut
     if found.refined and found.refined[0].elbo > best.elbo:  # the first search had missed it
         top = found.refined[0]
         best.loc, best.scale_tril, best.elbo = top.loc, top.scale_tril, top.elbo
@@ -229,11 +229,14 @@ class _Explored:
 
 
 def _explored(
-    log_joint: LogJoint, known: Modes, best: Gaussian | None = None, allowance: float = math.inf
+    log_joint: LogJoint,
+    known: Modes,
+    best: Gaussian | None = None,
+    allowance: Allowance | None = None,
 ) -> _Explored:
     modes, paths, spent = explore(log_joint, known, allowance)
     weighty = modes.weighty[:MOST_MODES]
-    refined, more = refine(log_joint, weighty, paths, best, allowance - spent)
+    refined, more = refine(log_joint, weighty, paths, best, allowance)
     places = merge([_places(refined, known.locs[0]), weighty])
     return _Explored(weighty, refined, places, spent + more)
 

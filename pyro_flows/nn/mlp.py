@@ -83,5 +83,6 @@ class MLP(WithDropout):
         return y if self.shortcut is None else y + SHORTCUT * self.shortcut(x)
 
     def extra_repr(self) -> str:
-        """Widths in words, for ``print``."""
-        return f"in_dim={self.in_dim}, out_dim={self.out_dim}"
+        """Widths and reach in words, for ``print``."""
+        reach = f", reach={self.reach}" if self.reach < math.inf else ""
+        return f"in_dim={self.in_dim}, out_dim={self.out_dim}{reach}"

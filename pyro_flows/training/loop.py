@@ -123,6 +123,8 @@ class _Loop:
                         "training diverged four times; the best state was kept"
                     )
                     return
+                if not cycles:  # the only one left: once more, with what is left
+                    cycles.append((cycle, budget - self.report.steps))
                 continue
             peak *= schedule.decay
             if self.best.excess <= schedule.good_enough:

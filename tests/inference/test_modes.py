@@ -18,7 +18,7 @@ from pyro_flows.guides import AutoFlow, LogJoint
 from pyro_flows.inference import Objective, Posterior, find_start, refinement
 from pyro_flows.inference.gaussian import Gaussian
 from pyro_flows.inference.mixtures import Mixture, elbo_of_mixture, find_mixture, weigh
-from pyro_flows.inference.modes import Modes, explore, merge, missed_mass
+from pyro_flows.inference.modes import Allowance, Modes, explore, merge, missed_mass
 from pyro_flows.inference.newton import climb
 from pyro_flows.inference.randomness import seeded
 
@@ -68,6 +68,25 @@ class TestSearch:
         assert (distance.min(1).values < 0.01).all()
         # Each once, but for the place that it started from.
         assert len(found.weighty) <= 4
+
+    @pytest.mark.parametrize("left", [0, 1, 400])
+    def test_an_allowance_is_kept(self, left):
+        log_joint, _ = log_joint_of(three)
+        with seeded(0):
+            whole = explore(log_joint, one_place(MEANS[0]))[2]
+            allowance = Allowance(left)
+            spent = explore(log_joint, one_place(MEANS[0]), allowance)[2]
+        assert allowance.cut
+        assert (spent == 0) == (left == 0)
+        assert spent < whole
+        assert allowance.left == left - spent
+
+    def test_an_allowance_that_is_not_used_up_cuts_nothing(self):
+        log_joint, _ = log_joint_of(three)
+        allowance = Allowance(10**9)
+        with seeded(0):
+            explore(log_joint, one_place(MEANS[0]), allowance)
+        assert not allowance.cut
 
     def test_evidence_of_each_is_its_share(self):
         log_joint, _ = log_joint_of(three)

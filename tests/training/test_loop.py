@@ -112,6 +112,20 @@ def test_an_objective_that_is_nan_is_divergence():
     assert (problem.x.detach() - TARGET).abs().max() < 1e-2
 
 
+def test_the_last_cycle_is_made_again_with_the_steps_that_are_left():
+    problem = Quadratic()
+    plain = problem.gradient
+
+    def gradient(cycle):
+        objective, masked = plain(cycle)
+        return (objective * math.nan if len(problem.visited) <= 50 else objective), masked
+
+    problem.gradient = gradient
+    report = problem.train(cycles=(600,))
+    assert (report.rollbacks, report.steps) == (1, 600)
+    assert (problem.x.detach() - TARGET).abs().max() < 1e-2
+
+
 def test_it_gives_up_after_four_divergences_with_the_start_intact():
     problem = Quadratic(blow_up=range(10))
     report = problem.train(cycles=(200,) * 6)

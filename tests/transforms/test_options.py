@@ -16,6 +16,8 @@ from pyro_flows.transforms import (
     AffineCoupling,
     Autoregressive,
     Bernstein,
+    Cayley,
+    Coupling,
     CubicSpline,
     DeepSigmoidal,
     Gaussianization,
@@ -121,4 +123,5 @@ def test_impossible_networks_and_stacks(make, text):
 
 
 def test_the_default_flow_may_have_couplings_along_the_hierarchy_alone():
-    assert len(flows.make("default", 3, layers=0, levels=[0, 1, 1]).transform.layers) == 1
+    layers = flows.make("default", 3, layers=0, levels=[0, 1, 1]).transform.layers
+    assert [type(layer) for layer in layers] == [Coupling, Cayley]

@@ -31,6 +31,7 @@ class AffineMap(Layer):
         context_dim: width of the context; with one, a network of it adds to ``loc`` and to the
             tensors (to those softly, by 5 at most), and ``W`` is another for every context.
         hidden_dims: widths of that network's hidden layers.
+        shift: whether there is a ``loc``, beside another tensor.
 
     A subclass implements ``_multiply`` and ``_divide``, and ``_ladj`` unless ``|det W| = 1``; it
     keeps nothing but its tensors.
@@ -55,10 +56,13 @@ class AffineMap(Layer):
         start: Mapping[str, Tensor],
         context_dim: int = 0,
         hidden_dims: Sequence[int] = (64, 64),
+        *,
+        shift: bool = True,
     ) -> None:
         super().__init__(dim, context_dim)
+        loc = {"loc": torch.zeros(dim)} if shift else {}
         self.tensors = Parameters(
-            {"loc": torch.zeros(dim), **start},
+            {**loc, **start},
             context_dim,
             hidden_dims,
             bounds=dict.fromkeys(start, CONTEXT_BOUND),
@@ -74,11 +78,16 @@ class AffineMap(Layer):
 
     def _loc(self, tensors: Tensors) -> Tensor:
         """The location, of the tensors' leading axes."""
-        return tensors["loc"]
+        return tensors["loc"] if "loc" in tensors else self._zero(tensors).unsqueeze(-1)
 
     def _ladj(self, tensors: Tensors) -> Tensor:
         """log|det W|, of the tensors' leading axes."""
-        return torch.zeros_like(tensors["loc"][..., 0])
+        return self._zero(tensors)
+
+    def _zero(self, tensors: Tensors) -> Tensor:
+        """Zeros of the tensors' leading axes."""
+        name, value = next(iter(tensors.items()))
+        return value.new_zeros(value.shape[: value.dim() - len(self.tensors.shapes[name])])
 
     def forward_and_ladj(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """``loc + W x``."""

@@ -23,6 +23,7 @@ class Cayley(SkewRotation):
         context_dim: width of the context; a network of it adds to ``loc`` and ``S``.
         hidden_dims: widths of that network's hidden layers.
         rate: ``S`` is so many times its parameters; below 1 it learns slower than other layers.
+        shift: whether there is a ``loc``.
 
     Cost: one solve of a ``(dim, dim)`` system per call (per context, if there is one), O(dim^3),
     then a product, O(dim^2) per value; the same in both directions.

@@ -66,6 +66,7 @@ class Rotation(SkewRotation):
         context_dim: width of the context; a network of it adds to ``loc`` and ``S``.
         hidden_dims: widths of that network's hidden layers.
         rate: ``S`` is so many times its parameters; below 1 it learns slower than other layers.
+        shift: whether there is a ``loc``.
 
     Cost: one matrix exponential per call (per context, if there is one), O(dim^3), then O(dim^2)
     per value; the inverse is the transpose, and costs the same.

@@ -23,6 +23,7 @@ class SkewRotation(AffineMap):
         context_dim: width of the context; a network of it adds to ``loc`` and ``S``.
         hidden_dims: widths of that network's hidden layers.
         rate: ``S`` is so many times its parameters; below 1 it learns slower than other layers.
+        shift: whether there is a ``loc``.
     """
 
     positions: Tensor
@@ -32,10 +33,12 @@ class SkewRotation(AffineMap):
         dim: int,
         context_dim: int = 0,
         hidden_dims: Sequence[int] = (64, 64),
+        *,
         rate: float = 1.0,
+        shift: bool = True,
     ) -> None:
         start = {"lower": torch.zeros(dim * (dim - 1) // 2)}
-        super().__init__(dim, start, context_dim, hidden_dims)
+        super().__init__(dim, start, context_dim, hidden_dims, shift=shift)
         self.rate = rate
         self.register_index("positions", strict_lower_positions(dim))
 
@@ -52,3 +55,8 @@ class SkewRotation(AffineMap):
 
     def _divide(self, y: Tensor, tensors: Tensors) -> Tensor:
         return matvec(self._rotation(self._skew(tensors)).mT, y)
+
+    def extra_repr(self) -> str:
+        """Sizes and rate, for ``print``."""
+        rate = "" if self.rate == 1.0 else f", rate={self.rate}"
+        return f"{super().extra_repr()}{rate}"

@@ -150,7 +150,7 @@ def _splines(model: Any) -> Any:
     return AutoNormalizingFlow(model, lambda dim: iterated(4, spline_coupling, dim))
 
 
-# Of a budget what judging the guide takes at most.
+# Of a budget what is kept for judging the guide: mostly enough, and bars.py looks.
 JUDGING = 11_000
 
 
