@@ -4,8 +4,10 @@
 """Mixtures of flows: density, samples, responsibilities, weights by context, starts."""
 
 import copy
+import math
 import pickle
 import re
+from functools import partial
 
 import pyro
 import pyro.distributions as dist
@@ -17,7 +19,15 @@ from pyro_flows.distributions import Flow, FlowMixture, GaussianMixture
 from pyro_flows.distributions.stacked import Stacked
 from pyro_flows.errors import ContextError, DataError, NoRsampleError, ShapeError
 from pyro_flows.flows import ncsf
-from pyro_flows.transforms import AffineCoupling, CholeskyAffine, SplineCoupling
+from pyro_flows.nn import MLP
+from pyro_flows.transforms import (
+    Affine,
+    AffineCoupling,
+    Cayley,
+    CholeskyAffine,
+    Coupling,
+    SplineCoupling,
+)
 
 
 def randomise(module, scale=0.3):
@@ -299,6 +309,33 @@ def test_inference_mode(alike):
     assert site.shape == (2,)
     assert values.shape[1:] == (5, 2)
     assert torch.allclose(log_prob, mixture.log_prob(value.clone()))
+
+
+def _mlp(**options):
+    return partial(MLP, hidden_dims=(4,), **options)
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [
+        lambda: (Cayley(2), Cayley(2, rate=0.1)),
+        lambda: [
+            Coupling(2, Affine(), [True, False], conditioner=_mlp(reach=reach))
+            for reach in (0.5, 10.0)
+        ],
+        lambda: [
+            Coupling(2, Affine(), [True, False], conditioner=_mlp(activation=activation))
+            for activation in (torch.tanh, torch.relu)
+        ],
+    ],
+)
+def test_flows_that_differ_in_an_option_are_not_stacked(pair):
+    parts = [randomise(Flow([layer])) for layer in pair()]
+    mixture = FlowMixture(parts)
+    x = 3 * torch.randn(5, 2)
+    log_prob = torch.stack([part.log_prob(x) for part in parts])
+    expected = torch.logsumexp(log_prob, 0) - math.log(2)
+    torch.testing.assert_close(mixture.log_prob(x), expected)
 
 
 def test_flows_whose_locations_are_counted_in_other_units_are_still_stacked():
