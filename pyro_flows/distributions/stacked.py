@@ -41,6 +41,7 @@ class Stacked:
             and not flow.context_dim
             and len(flow.event_shape) == 1
             and repr(flow) == repr(first)
+            and _options(flow) == _options(first)
             and _shapes(flow) == shapes
             and all(
                 a.is_floating_point() or torch.equal(a, b)
@@ -88,6 +89,18 @@ def _tensors(flow: Flow) -> dict[str, Tensor]:
     """Parameters and buffers of real numbers, by name; indices are alike in all flows."""
     buffers = {name: value for name, value in flow.named_buffers() if value.is_floating_point()}
     return dict(flow.named_parameters()) | buffers
+
+
+def _options(flow: Flow) -> list[dict[str, Any]]:
+    """Settings of every part that its repr may not show, such as an activation or a bound."""
+    return [
+        {
+            name: value
+            for name, value in vars(part).items()
+            if name[0] != "_" and (isinstance(value, (bool, float, str)) or callable(value))
+        }
+        for part in flow.modules()
+    ]
 
 
 def _shapes(flow: Flow) -> dict[str, torch.Size]:

@@ -83,7 +83,6 @@ class MLP(WithDropout):
         return y if self.shortcut is None else y + SHORTCUT * self.shortcut(x)
 
     def extra_repr(self) -> str:
-        """All that distinguishes its map from another's of the same shapes, for ``print``."""
-        name = getattr(self.activation, "__name__", repr(self.activation))
+        """Widths and reach in words, for ``print``."""
         reach = f", reach={self.reach}" if self.reach < math.inf else ""
-        return f"in_dim={self.in_dim}, out_dim={self.out_dim}, activation={name}{reach}"
+        return f"in_dim={self.in_dim}, out_dim={self.out_dim}{reach}"

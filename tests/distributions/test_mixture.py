@@ -327,6 +327,7 @@ def _mlp(**options):
             Coupling(2, Affine(), [True, False], conditioner=_mlp(activation=activation))
             for activation in (torch.tanh, torch.relu)
         ],
+        lambda: [AffineCoupling(2, log_scale_bound=bound) for bound in (0.1, 3.0)],
     ],
 )
 def test_flows_that_differ_in_an_option_are_not_stacked(pair):
