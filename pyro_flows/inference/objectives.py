@@ -9,6 +9,7 @@ import math
 from contextlib import nullcontext
 from typing import Any
 
+import pyro.distributions as dist
 import torch
 from pyro.infer.autoguide.guides import AutoContinuous
 from torch import Tensor
@@ -94,32 +95,43 @@ class Objective:
         return particles if modes == 1 else modes * max(LEAST_OF_EACH, particles // modes)
 
     def _path_gradient(self, flow: FlowDistribution, particles: int) -> tuple[Tensor, Tensor]:
-        x, weight = self._draws(flow, particles)
+        drawn, weight = self._draws(flow, particles)
+        log_base, score = self._base_score(flow.base, drawn.detach())
+        x, ladj, score = flow.transform.forward_and_score(drawn, score)
+        log_q = log_base - ladj
         self.gradients += len(x)
         value, gradient = self.log_joint.value_and_grad(x, accumulate=True)
+        path = gradient - score
+        finite = torch.isfinite(value) & torch.isfinite(path).all(-1)
+        path = torch.where(finite.unsqueeze(-1), path, torch.zeros_like(path))
+        ratio = torch.where(finite, value - log_q, torch.zeros_like(value))
+        # Particles outside the support count for nothing; those left share the weight.
+        share = weight * finite / (weight.detach() * finite).sum().clamp_min(1e-30)
+        fixed = share.detach()
+        elbo = (fixed * ratio).sum()
+        # The chain rule through x, and through the weights of a mixture, whose sum is constant.
+        outputs, along = [x], [-fixed.unsqueeze(-1) * path]
+        if share.requires_grad:
+            outputs.append(share)
+            along.append(elbo - ratio)
+        torch.autograd.backward(outputs, along)
+        return elbo, len(x) - finite.sum()
+
+    def _base_score(self, base: dist.TorchDistribution, point: Tensor) -> tuple[Tensor, Tensor]:
+        """Log density of the base at points ``(P, D)``, and its gradient, both constants."""
+        if isinstance(self.guide._flow.base, StandardNormal):
+            with torch.no_grad():
+                return base.log_prob(point), -point
         for parameter in self.parameters:
             parameter.requires_grad_(False)
         try:
-            point = x.detach().requires_grad_()
-            log_q = flow.log_prob(point)
-            (gradient_q,) = torch.autograd.grad(log_q.sum(), point)
+            point = point.requires_grad_()
+            log_prob = base.log_prob(point)
+            (score,) = torch.autograd.grad(log_prob.sum(), point)
         finally:
             for parameter in self.parameters:
                 parameter.requires_grad_(True)
-        path = gradient - gradient_q
-        finite = torch.isfinite(value) & torch.isfinite(path).all(-1)
-        path = torch.where(finite.unsqueeze(-1), path, torch.zeros_like(path))
-        ratio = torch.where(finite, value - log_q.detach(), torch.zeros_like(value))
-        # Particles outside the support count for nothing; those left share the weight.
-        share = weight * finite / (weight.detach() * finite).sum().clamp_min(1e-30)
-        # The surrogate's gradient is the chain rule through x, and through the weights of a
-        # mixture, whose own sum is constant; its value means nothing.
-        surrogate = (share.detach() * (x * path).sum(-1)).sum()
-        if share.requires_grad:
-            centre = (share.detach() * ratio).sum()
-            surrogate = surrogate + (share * (ratio - centre)).sum()
-        (-surrogate).backward()
-        return (share.detach() * ratio).sum(), len(x) - finite.sum()
+        return log_prob.detach(), score
 
     def _score_gradient(self, flow: FlowDistribution, particles: int) -> tuple[Tensor, Tensor]:
         """The gradient where draws fall outside the support.
@@ -130,7 +142,8 @@ class Objective:
         (Richter et al. 2020, VarGrad, arXiv:2010.10436).
         """
         with torch.no_grad():
-            x, weight = self._draws(flow, particles)
+            drawn, weight = self._draws(flow, particles)
+            x, _ = flow.transform.forward_and_ladj(drawn)
             value = self.log_joint.in_chunks(x)
         self.gradients += len(x)
         log_q = flow.log_prob(x)
@@ -143,7 +156,7 @@ class Objective:
         return mean, len(x) - finite.sum()
 
     def _draws(self, flow: FlowDistribution, particles: int) -> tuple[Tensor, Tensor]:
-        """Draws with gradients, and what each counts for, ``(P, D)`` and ``(P,)``.
+        """Draws of the base with gradients, and what each counts for, ``(P, D)`` and ``(P,)``.
 
         Of a mixture as many from each flow, each worth its flow's weight, with the gradient in
         the weights: no flow is starved, and none chosen by chance.
@@ -151,16 +164,15 @@ class Objective:
         base = flow.base
         if not isinstance(base, FlowMixtureDistribution):
             mirrored = isinstance(self.guide._flow.base, StandardNormal)
-            x, _ = flow.transform.forward_and_ladj(_noise(base, particles, mirrored=mirrored))
-            return x, x.new_full((len(x),), 1.0 / len(x))
+            drawn = _noise(base, particles, mirrored=mirrored)
+            return drawn, drawn.new_full((len(drawn),), 1.0 / len(drawn))
         count = self.price(particles) // len(base.components)
         noise = [
             _noise(component.base, count, mirrored=isinstance(made.base, StandardNormal))
             for component, made in zip(base.components, self.guide._flow.base.flows, strict=True)
         ]
-        draws = base.rpush(torch.stack(noise)).flatten(0, 1)
-        x, _ = flow.transform.forward_and_ladj(draws)
-        return x, (base.log_weights.exp() / count).repeat_interleave(count)
+        drawn = base.rpush(torch.stack(noise)).flatten(0, 1)
+        return drawn, (base.log_weights.exp() / count).repeat_interleave(count)
 
     def _plain_gradient(self, particles: int) -> tuple[Tensor, Tensor]:
         posterior = self.guide.get_posterior(*self.args, **self.kwargs)

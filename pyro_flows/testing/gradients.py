@@ -114,6 +114,45 @@ def second_derivatives_are_right(case: Case) -> str | None:
     return None
 
 
+def pushes_scores(case: Case) -> str | None:
+    """``forward_and_score`` gives what ``forward_and_ladj`` gives, gradients too, and the score.
+
+    The score s of x and t of y obey ``J^T t + d ladj / d x = s``, whatever the density; checked in
+    float64, and so are the gradients of y by x and the parameters. In evaluation mode: a density
+    that changes with every call has no score.
+    """
+    layer, context = in_double(case.layer()).eval(), double(case.context())
+    x = case.values(6, into="forward").double().requires_grad_()
+    given = case.noise(6).double()
+    y, ladj = layer.forward_and_ladj(x, context)
+    try:
+        also_y, also_ladj, score = layer.forward_and_score(x, given, context)
+    except DerivativeError as refusal:
+        return str(refusal)
+    case.require_close(also_y, y, 1e-9, "y of forward_and_score", "that of forward_and_ladj")
+    case.require_close(also_ladj, ladj, 1e-9, "its ladj", "that of forward_and_ladj")
+    case.require(
+        not (also_ladj.requires_grad or score.requires_grad),
+        "Of what forward_and_score gives, only y should carry a gradient.",
+    )
+    (back,) = torch.autograd.grad((y * score).sum() + ladj.sum(), x, retain_graph=True)
+    case.require_close(back, given, 1e-7, "The score of y, pulled back to x,", "that of x")
+    leaves = [x, *(p for p in layer.parameters() if p.numel())]
+    weights = case.noise(6).double()
+    if not also_y.requires_grad:
+        return NO_PARAMETERS
+    pairs = zip(
+        torch.autograd.grad((also_y * weights).sum(), leaves, allow_unused=True),
+        torch.autograd.grad((y * weights).sum(), leaves, allow_unused=True),
+        strict=True,
+    )
+    for leaf, (got, expected) in zip(leaves, pairs, strict=True):
+        zero = torch.zeros_like(leaf)
+        got, expected = (zero if g is None else g for g in (got, expected))
+        case.require_close(got, expected, 1e-8, "A gradient of its y", "that of forward_and_ladj")
+    return None
+
+
 def _hessian_along(
     case: Case, pair: Pair, x: Tensor, leaves: list[Tensor]
 ) -> tuple[Tensor, Tensor]:

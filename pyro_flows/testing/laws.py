@@ -28,6 +28,7 @@ LAWS: dict[str, Callable[[Case], str | None]] = {
     "parameters_get_gradients": gradients.parameters_get_gradients,
     "gradients_are_right": gradients.gradients_are_right,
     "second_derivatives_are_right": gradients.second_derivatives_are_right,
+    "pushes_scores": gradients.pushes_scores,
     "weighted_gradients": gradients.weighted_gradients,
     "ignores_batch_mates": gradients.ignores_batch_mates,
     "shapes_broadcast": gradients.shapes_broadcast,

@@ -20,9 +20,8 @@ class Clip:
     def __init__(self) -> None:
         self.size: Tensor | None = None
 
-    def __call__(self, parameters: Sequence[Tensor]) -> None:
-        """Clip the gradients of ``parameters`` in place."""
-        grads = [p.grad for p in parameters if p.grad is not None]
+    def __call__(self, grads: Sequence[Tensor]) -> None:
+        """Clip gradients in place."""
         norm = torch.nn.utils.get_total_norm(grads)
         finite = torch.isfinite(norm)
         usable = torch.where(finite, norm, torch.zeros_like(norm))

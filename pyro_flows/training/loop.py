@@ -22,6 +22,7 @@ from tqdm.auto import tqdm
 
 from pyro_flows.training.averaging import Average
 from pyro_flows.training.clipping import Clip
+from pyro_flows.training.flat import Flat
 from pyro_flows.training.schedule import Schedule
 from pyro_flows.training.score import Report, Score
 
@@ -91,7 +92,11 @@ class _Loop:
         words: Words,
     ) -> None:
         self.parameters, self.gradient, self.score = parameters, gradient, score
-        self.tensors = parameters + buffers
+        # Biases and scales say where things are: weights alone are made smaller.
+        weights = (lambda p: p.dim() > 1) if schedule.weight_decay else (lambda _: False)
+        self.flat = Flat(parameters, weights)
+        self.tensors = self.flat.vectors + buffers
+        self._forget_gradients()
         self.schedule, self.report, self.words = schedule, Report(), words
         self.deadline = now() + schedule.max_seconds
         self.best_state = self._state()
@@ -179,29 +184,24 @@ class _Loop:
     def _step(self, cycle: int, optimiser: torch.optim.Optimizer, clip: Clip, rate: float) -> None:
         for group in optimiser.param_groups:
             group["lr"] = rate
-        optimiser.zero_grad(set_to_none=True)
         objective, masked = self.gradient(cycle)
-        clip(self.parameters)
+        clip(self.flat.gather())
         optimiser.step()
+        self.flat.write()
         self.objective.append(objective)
         self.masked.append(masked)
         self.report.steps += 1
 
     def _optimiser(self, peak: float) -> torch.optim.Optimizer:
-        options: dict[str, Any] = {
-            "lr": peak,
-            "betas": (0.9, 0.99),
-            "fused": _can_fuse(self.parameters),
-        }
-        decay = self.schedule.weight_decay
+        vectors, decay = self.flat.vectors, self.schedule.weight_decay
+        options: dict[str, Any] = {"lr": peak, "betas": (0.9, 0.99), "fused": _can_fuse(vectors)}
         if not decay:
-            return torch.optim.Adam(self.parameters, **options)
-        # Biases and scales say where things are: to pull them to zero makes nothing simpler.
+            return torch.optim.Adam(vectors, **options)
         groups = [
-            {"params": [p for p in self.parameters if p.dim() > 1], "weight_decay": decay},
-            {"params": [p for p in self.parameters if p.dim() <= 1], "weight_decay": 0.0},
+            {"params": [vector], "weight_decay": decay if is_weight else 0.0}
+            for vector, is_weight in zip(vectors, self.flat.kinds, strict=True)
         ]
-        return torch.optim.AdamW([g for g in groups if g["params"]], **options)
+        return torch.optim.AdamW(groups, **options)
 
     def _average_is_better(self, average: Average) -> bool:
         """Score the average inside a cycle; the cycle goes on from where it was."""
@@ -224,8 +224,7 @@ class _Loop:
             self._keep_if_better()
         # Never worse than the start, beyond chance, on draws that no step was taken on.
         self._restore(self.best_state)
-        for parameter in self.parameters:
-            parameter.grad = None
+        self._forget_gradients()
         objective = (
             torch.stack(self.objective).cpu().double()
             if self.objective
@@ -242,6 +241,10 @@ class _Loop:
         }
         return self.report
 
+    def _forget_gradients(self) -> None:
+        for parameter in self.parameters:
+            parameter.grad = None
+
     def _state(self) -> list[Tensor]:
         return [tensor.detach().clone() for tensor in self.tensors]
 
@@ -249,6 +252,7 @@ class _Loop:
         with torch.no_grad():
             for tensor, value in zip(self.tensors, state, strict=True):
                 tensor.copy_(value)
+        self.flat.write()
 
 
 def _can_fuse(parameters: Sequence[Tensor]) -> bool:

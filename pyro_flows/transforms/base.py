@@ -108,6 +108,34 @@ class Layer(TransformModule, ConditionalTransformModule):
     def inverse_and_ladj(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Map data to base; ``ladj`` is log|det dx/dy|. Shapes as in the forward direction."""
 
+    def forward_and_score(
+        self, x: Tensor, score: Tensor, context: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Map base to data, with the gradient of the log density of where it lands.
+
+        What path gradients need. The density is taken as given: neither ``ladj`` nor the score
+        carries a gradient, only ``y`` does.
+
+        Args:
+            x: shape ``(*, dim)``, of some density p.
+            score: the gradient of log p at ``x``, shape ``(*, dim)``.
+            context: shape ``(*, context_dim)``.
+
+        Returns:
+            ``(y, ladj, score)``: shapes ``(*, dim)``, ``(*)`` and ``(*, dim)``; the score is the
+            gradient at ``y`` of the log density that p becomes.
+
+        Cost: a forward pass, and an inverse one with its gradient; a layer that knows a shorter
+        way overrides this.
+        """
+        y, ladj = self.forward_and_ladj(x, context)
+        with torch.enable_grad():
+            point = y.detach().requires_grad_()
+            back, back_ladj = self.inverse_and_ladj(point, context)
+            total = (back * score.detach()).sum() + back_ladj.sum()
+            (pushed,) = torch.autograd.grad(total, point)
+        return y, ladj.detach(), pushed
+
     def condition(self, context: Tensor | None) -> Transform:
         """Fix the context: a light transform sharing this layer's parameters."""
         return self if self.context_dim == 0 else Conditioned(self, context)

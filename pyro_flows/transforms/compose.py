@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import Any, cast
 
 import torch
@@ -15,6 +15,8 @@ from torch.distributions import Transform
 
 from pyro_flows.errors import ShapeError
 from pyro_flows.transforms.base import Layer, is_real
+from pyro_flows.transforms.coupling import Coupling
+from pyro_flows.transforms.scored import affine_couplings_and_score, is_plain
 
 
 class Compose(Layer):
@@ -98,6 +100,24 @@ class Compose(Layer):
             total = ladj if total is None else total + ladj
         return y, _as_batch(total, y)
 
+    def forward_and_score(
+        self, x: Tensor, score: Tensor, context: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Run all layers, first to last, with the score of where each one lands."""
+        self.check(x, context)
+        total: Tensor | None = None
+        for written_out, run in groupby(self._parts(), _is_written_out):
+            if written_out and x.dim() == 2:
+                couplings = cast("list[Coupling]", list(run))
+                x, ladj, score = affine_couplings_and_score(couplings, x, score)
+                total = ladj if total is None else total + ladj
+                continue
+            for layer in run:
+                part = context if layer.context_dim else None
+                x, ladj, score = layer.forward_and_score(x, score, part)
+                total = ladj if total is None else total + ladj
+        return x, _as_batch(total, x), score
+
     def initialize(self, y: Tensor, context: Tensor | None = None) -> None:
         """Set the layers from data, last to first, each from what the later ones leave of it."""
         self.check(y, context)
@@ -121,6 +141,10 @@ class Compose(Layer):
     def condition(self, context: Tensor | None) -> Transform:
         """Condition all parts on ``context`` at once."""
         return super().condition(context)
+
+
+def _is_written_out(layer: Layer) -> bool:
+    return isinstance(layer, Coupling) and is_plain(layer)
 
 
 def _as_batch(ladj: Tensor | None, y: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from pyro_flows.transforms.elementwise.univariate import (
     RationalQuadraticSpline,
     Univariate,
 )
+from pyro_flows.transforms.scored import affine_couplings_and_score, is_plain
 
 
 class Coupling(Layer):
@@ -196,6 +197,15 @@ class Coupling(Layer):
         kept, moved, params = self._split(y, context)
         moved, ladj = self.univariate.inverse_and_ladj(moved, params)
         return self._join(kept, moved), self._total(kept, ladj)
+
+    def forward_and_score(
+        self, x: Tensor, score: Tensor, context: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Move the masked coordinates; affine couplings with an MLP have no inverse pass."""
+        if x.dim() == 2 and is_plain(self):
+            self.check(x, context)
+            return affine_couplings_and_score([self], x, score)
+        return super().forward_and_score(x, score, context)
 
     def extra_repr(self) -> str:
         """Sizes and univariate, for ``print``."""

@@ -13,6 +13,7 @@ from pyro.distributions import constraints
 from pyro.infer.autoguide import AutoMultivariateNormal
 
 from pyro_flows import AutoFlow, FlowVI
+from pyro_flows.distributions import FlowMixtureDistribution
 from pyro_flows.guides import LogJoint
 from pyro_flows.inference import Objective
 from pyro_flows.transforms import AffineCoupling, CholeskyAffine, SplineCoupling
@@ -80,18 +81,50 @@ class TestPathGradient:
         assert float(value) == pytest.approx(-0.5 * float(shift.square().sum()), abs=0.1)
         assert int(masked) == 0
 
-    def test_parameters_can_be_trained_afterwards(self):
+    def test_parameters_can_be_trained_afterwards(self, monkeypatch):
         objective = objective_of(gaussian)
+        locs, trils = torch.stack([LOC, LOC + 1]), torch.stack([TRIL, TRIL])
+        objective.guide.split(locs, trils, torch.tensor([0.5, 0.5]))
+        objective.reread()
         objective.gradient(8)
         assert all(p.requires_grad for p in objective.parameters)
 
-        def interrupt(x, context=None):
+        def interrupt(self, value):
             raise KeyboardInterrupt
 
-        objective._inner.transform.layers[0].inverse_and_ladj = interrupt
+        monkeypatch.setattr(FlowMixtureDistribution, "log_prob", interrupt)
         with pytest.raises(KeyboardInterrupt):
             objective.gradient(8)
         assert all(p.requires_grad for p in objective.parameters), "also after Ctrl-C inside"
+
+    def test_the_gradient_of_a_mixture_is_the_parameters_and_the_weights(self):
+        # Against the ELBO's plain gradient with weights in it, on the same noise's average.
+        torch.manual_seed(0)
+        objective = objective_of(gaussian, perturb=0.1)
+        locs, trils = torch.stack([LOC - 1, LOC + 1]), torch.stack([TRIL, 2 * TRIL])
+        objective.guide.split(locs, trils, torch.tensor([0.3, 0.7]))
+        objective.reread()
+        batches = []
+        for _ in range(200):
+            for p in objective.parameters:
+                p.grad = None
+            objective.gradient(400)
+            grads = [p.grad for p in objective.parameters if p.grad is not None]
+            batches.append(torch.cat([g.reshape(-1) for g in grads]))
+        got, se = torch.stack(batches).mean(0), torch.stack(batches).std(0) / 200**0.5
+        noise, _ = objective._noise(20_000)
+        base = objective._inner().base
+        drawn = base.rpush(torch.stack([noise, -noise]))
+        weights = base.log_weights.exp().unsqueeze(-1) / drawn.shape[1]
+        log_q = base.log_prob(drawn.flatten(0, 1)).reshape(weights.shape[0], -1)
+        value = objective.log_joint(drawn.flatten(0, 1)).reshape(weights.shape[0], -1)
+        plain = torch.autograd.grad(
+            -(weights * (value - log_q)).sum(), objective.parameters, allow_unused=True
+        )
+        expected = torch.cat([g.reshape(-1) for g in plain if g is not None])
+        assert expected.shape == got.shape
+        error = (got - expected).abs() / (5 * se + 0.02 * expected.abs().max())
+        assert error.max() < 1
 
     def test_gradients_are_counted(self):
         objective = objective_of(gaussian)

@@ -230,6 +230,12 @@ class FirstOrder(Scale):
         return x * (scale + scale * (self.s - self.s.detach())), ladj
 
 
+class WrongScore(Scale):
+    def forward_and_score(self, x, score, context=None):
+        y, ladj = self.forward_and_ladj(x, context)
+        return y, ladj.detach(), score
+
+
 class UniformWeights(Scale):
     """The log-determinant's gradient assumes that all samples weigh the same."""
 
@@ -327,6 +333,7 @@ BREAKS = {
     Detached: "gradients_are_right",
     FirstOrder: "second_derivatives_are_right",
     UniformWeights: "weighted_gradients",
+    WrongScore: "pushes_scores",
     Whitens: "ignores_batch_mates",
     Caches: "never_stale",
     PlainTensor: "copies_are_faithful",

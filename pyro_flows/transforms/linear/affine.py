@@ -96,6 +96,24 @@ class AffineMap(Layer):
         y = self._loc(tensors) + self._multiply(x, tensors)
         return y, self._ladj(tensors).expand(y.shape[:-1])
 
+    def forward_and_score(
+        self, x: Tensor, score: Tensor, context: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """``loc + W x``, and ``W^-T`` of the score."""
+        self.check(x, context)
+        tensors = self.tensors(context)
+        y = self._loc(tensors) + self._multiply(x, tensors)
+        fixed = {name: tensor.detach() for name, tensor in tensors.items()}
+        pushed = self._divide_transposed(score.detach().expand(y.shape), fixed)
+        return y, self._ladj(fixed).expand(y.shape[:-1]), pushed
+
+    def _divide_transposed(self, score: Tensor, tensors: Tensors) -> Tensor:
+        """``W^-T`` of a vector: the gradient of its product with ``W^-1 y``."""
+        with torch.enable_grad():
+            y = torch.zeros_like(score).requires_grad_()
+            total = (self._divide(y, tensors) * score).sum()
+            return torch.autograd.grad(total, y)[0]
+
     def inverse_and_ladj(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """``W^-1 (y - loc)``."""
         self.check(y, context)

@@ -56,6 +56,17 @@ class SkewRotation(AffineMap):
     def _divide(self, y: Tensor, tensors: Tensors) -> Tensor:
         return matvec(self._rotation(self._skew(tensors)).mT, y)
 
+    def forward_and_score(
+        self, x: Tensor, score: Tensor, context: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """``loc + Q x``, and the same rotation of the score."""
+        self.check(x, context)
+        tensors = self.tensors(context)
+        rotation = self._rotation(self._skew(tensors))
+        y = self._loc(tensors) + matvec(rotation, x)
+        pushed = matvec(rotation.detach(), score.detach().expand(y.shape))
+        return y, self._ladj(tensors).expand(y.shape[:-1]), pushed
+
     def extra_repr(self) -> str:
         """Sizes and rate, for ``print``."""
         rate = "" if self.rate == 1.0 else f", rate={self.rate}"

@@ -130,6 +130,11 @@ class CholeskyAffine(AffineMap):
         scaled = (-tensors["log_scale"]).exp() * y
         return triangular_solve(self._strict(tensors), scaled, unitriangular=True)
 
+    def _divide_transposed(self, score: Tensor, tensors: Tensors) -> Tensor:
+        strict = self._strict(tensors).mT
+        solved = triangular_solve(strict, score, upper=True, unitriangular=True)
+        return (-tensors["log_scale"]).exp() * solved
+
     def _loc(self, tensors: Tensors) -> Tensor:
         return self.unit * tensors["loc"]
 
