@@ -96,15 +96,32 @@ class Objective:
 
     def _path_gradient(self, flow: FlowDistribution, particles: int) -> tuple[Tensor, Tensor]:
         drawn, weight = self._draws(flow, particles)
+        self.gradients += len(drawn)
+        outputs, along, elbo, masked = self.path(flow, drawn, weight)
+        torch.autograd.backward(outputs, along)
+        return elbo, masked
+
+    def path(
+        self, flow: FlowDistribution, drawn: Tensor, weight: Tensor
+    ) -> tuple[list[Tensor], list[Tensor], Tensor, Tensor]:
+        """The path gradient as tensors to differentiate, and what to multiply them by.
+
+        Args:
+            flow: the guide without its non-centring layer.
+            drawn: draws of its base, shape ``(P, D)``.
+            weight: what each counts for, shape ``(P,)``.
+
+        Returns:
+            Outputs, the gradient of -ELBO by them, the ELBO's estimate over finite particles, and
+            how many were not finite.
+        """
         log_base, score = self._base_score(flow.base, drawn.detach())
         x, ladj, score = flow.transform.forward_and_score(drawn, score)
-        log_q = log_base - ladj
-        self.gradients += len(x)
         value, gradient = self.log_joint.value_and_grad(x, accumulate=True)
         path = gradient - score
         finite = torch.isfinite(value) & torch.isfinite(path).all(-1)
         path = torch.where(finite.unsqueeze(-1), path, torch.zeros_like(path))
-        ratio = torch.where(finite, value - log_q, torch.zeros_like(value))
+        ratio = torch.where(finite, value - (log_base - ladj), torch.zeros_like(value))
         # Particles outside the support count for nothing; those left share the weight.
         share = weight * finite / (weight.detach() * finite).sum().clamp_min(1e-30)
         fixed = share.detach()
@@ -114,8 +131,7 @@ class Objective:
         if share.requires_grad:
             outputs.append(share)
             along.append(elbo - ratio)
-        torch.autograd.backward(outputs, along)
-        return elbo, len(x) - finite.sum()
+        return outputs, along, elbo, len(x) - finite.sum()
 
     def _base_score(self, base: dist.TorchDistribution, point: Tensor) -> tuple[Tensor, Tensor]:
         """Log density of the base at points ``(P, D)``, and its gradient, both constants."""

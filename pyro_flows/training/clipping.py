@@ -23,15 +23,24 @@ class Clip:
     def __call__(self, grads: Sequence[Tensor]) -> None:
         """Clip gradients in place."""
         norm = torch.nn.utils.get_total_norm(grads)
-        finite = torch.isfinite(norm)
-        usable = torch.where(finite, norm, torch.zeros_like(norm))
-        if self.size is None:
-            self.size = usable
-        # A first gradient of zero (all particles masked) says nothing of the size.
-        self.size = torch.where(self.size > 0, self.size, usable)
-        # The size follows slowly, and one outlier moves it by a factor at most.
-        limited = torch.minimum(usable, 4 * self.size.clamp_min(1e-30))
-        self.size = torch.where(finite, self.size.lerp(limited, 0.05), self.size)
-        factor = (2 * self.size / norm.clamp_min(1e-30)).clamp(max=1.0)
+        size = torch.zeros_like(norm) if self.size is None else self.size
+        factor, self.size = limit(norm, size)
         for grad in grads:
-            grad.copy_(torch.where(finite, grad * factor, torch.zeros_like(grad)))
+            grad.copy_(torch.where(torch.isfinite(norm), grad * factor, torch.zeros_like(grad)))
+
+
+def limit(norm: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
+    """What a gradient of this norm is to be multiplied by, and the running size after it.
+
+    Args:
+        norm: scalar; one that isn't finite leaves the size as it is.
+        size: scalar; 0 at the start.
+    """
+    finite = torch.isfinite(norm)
+    usable = torch.where(finite, norm, torch.zeros_like(norm))
+    # A first gradient of zero (all particles masked) says nothing of the size.
+    size = torch.where(size > 0, size, usable)
+    # The size follows slowly, and one outlier moves it by a factor at most.
+    limited = torch.minimum(usable, 4 * size.clamp_min(1e-30))
+    size = torch.where(finite, size.lerp(limited, 0.05), size)
+    return (2 * size / norm.clamp_min(1e-30)).clamp(max=1.0), size

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,16 +21,18 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from pyro_flows.training.averaging import Average
-from pyro_flows.training.clipping import Clip
 from pyro_flows.training.flat import Flat
 from pyro_flows.training.schedule import Schedule
 from pyro_flows.training.score import Report, Score
+from pyro_flows.training.steps import Step, step_by_step
 
 # Steps between looks at the running objective: each look waits for the device.
 LOOK = 50
 # Short cycles at a lower learning rate: so many at most, where nothing is gained or the excess is
 # no more than this many times what is good enough.
 MOST_POLISHES, NEAR = 2, 3.0
+
+WholeStep = Callable[[int, int, Flat], Step | None]
 
 now = time.monotonic
 
@@ -50,6 +52,7 @@ def train(
     schedule: Schedule,
     *,
     buffers: Sequence[Tensor] = (),
+    whole_step: WholeStep | None = None,
     progress: bool = True,
     describe: str = "Train",
     words: Words = Words(),
@@ -64,6 +67,8 @@ def train(
         score: the state on held-out draws.
         schedule: cycles and stops.
         buffers: tensors that belong to the state but are not trained, such as running means.
+        whole_step: given the number of a cycle, its steps and the parameters, how to take all of
+            a step at once, optimiser included, in place of ``gradient``; None where it can't.
         progress: show a bar on standard error.
         describe: the bar's label.
         words: what objective and held-out values are called.
@@ -71,7 +76,7 @@ def train(
     Returns:
         What happened. Ctrl-C ends training early; the best state is kept.
     """
-    loop = _Loop(list(parameters), list(buffers), gradient, score, schedule, words)
+    loop = _Loop(list(parameters), list(buffers), gradient, whole_step, score, schedule, words)
     with tqdm(total=sum(schedule.cycles), disable=not progress, desc=describe) as bar:
         try:
             loop.run(bar)
@@ -87,11 +92,13 @@ class _Loop:
         parameters: list[Tensor],
         buffers: list[Tensor],
         gradient: Callable[[int], tuple[Tensor, Tensor]],
+        whole_step: WholeStep | None,
         score: Callable[[], Score],
         schedule: Schedule,
         words: Words,
     ) -> None:
         self.parameters, self.gradient, self.score = parameters, gradient, score
+        self.whole_step = whole_step
         # Biases and scales say where things are: weights alone are made smaller.
         weights = (lambda p: p.dim() > 1) if schedule.weight_decay else (lambda _: False)
         self.flat = Flat(parameters, weights)
@@ -156,13 +163,16 @@ class _Loop:
         """One cycle from the best state; True if it diverged and was given up."""
         self._restore(self.best_state)
         schedule, started = self.schedule, now()
-        optimiser, clip = self._optimiser(peak), Clip()
+        take = self._steps(cycle, steps)
         average = Average(self.tensors, steps, schedule.horizon)
         best_window, waited = -math.inf, 0
         for step in range(steps):
             share = (now() - started) / (self.deadline - started)  # of the time; 0 if unlimited
             rate = peak * schedule.rate(max(step, share * steps), steps)
-            self._step(cycle, optimiser, clip, rate)
+            objective, masked = take(rate)
+            self.objective.append(objective)
+            self.masked.append(masked)
+            self.report.steps += 1
             average.update(step)
             if (step + 1) % LOOK == 0 or step + 1 == steps:
                 window = torch.stack(self.objective[-LOOK:])
@@ -181,27 +191,12 @@ class _Loop:
         self._keep_if_better()
         return False
 
-    def _step(self, cycle: int, optimiser: torch.optim.Optimizer, clip: Clip, rate: float) -> None:
-        for group in optimiser.param_groups:
-            group["lr"] = rate
-        objective, masked = self.gradient(cycle)
-        clip(self.flat.gather())
-        optimiser.step()
-        self.flat.write()
-        self.objective.append(objective)
-        self.masked.append(masked)
-        self.report.steps += 1
-
-    def _optimiser(self, peak: float) -> torch.optim.Optimizer:
-        vectors, decay = self.flat.vectors, self.schedule.weight_decay
-        options: dict[str, Any] = {"lr": peak, "betas": (0.9, 0.99), "fused": _can_fuse(vectors)}
-        if not decay:
-            return torch.optim.Adam(vectors, **options)
-        groups = [
-            {"params": [vector], "weight_decay": decay if is_weight else 0.0}
-            for vector, is_weight in zip(vectors, self.flat.kinds, strict=True)
-        ]
-        return torch.optim.AdamW(groups, **options)
+    def _steps(self, cycle: int, steps: int) -> Step:
+        """How steps are taken in a cycle: the optimiser starts anew."""
+        whole = self.whole_step(cycle, steps, self.flat) if self.whole_step is not None else None
+        if whole is not None:
+            return whole
+        return step_by_step(self.flat, lambda: self.gradient(cycle), self.schedule.weight_decay)
 
     def _average_is_better(self, average: Average) -> bool:
         """Score the average inside a cycle; the cycle goes on from where it was."""
@@ -212,6 +207,7 @@ class _Loop:
         return better
 
     def _keep_if_better(self) -> bool:
+        self.flat.write()
         score = self.score()
         self.heldout.append((self.report.steps, score.mean, score.se))
         better = score.gain_over(self.best)[0] > 0
@@ -253,14 +249,3 @@ class _Loop:
             for tensor, value in zip(self.tensors, state, strict=True):
                 tensor.copy_(value)
         self.flat.write()
-
-
-def _can_fuse(parameters: Sequence[Tensor]) -> bool:
-    kinds = {(p.device.type, p.dtype) for p in parameters}
-    return len(kinds) == 1 and kinds <= set(_fusable())
-
-
-def _fusable() -> Iterator[tuple[str, torch.dtype]]:
-    for device in ("cpu", "cuda"):
-        for dtype in (torch.float32, torch.float64):
-            yield device, dtype

@@ -68,6 +68,7 @@ class Report:
         gaining: whether it was still gaining when its steps were used up.
         rollbacks: times it went back to the best state after diverging.
         non_finite: particles masked out of gradients.
+        compiled: whether steps were compiled, and why not, in words.
         history: arrays "step", "elbo" (objective in training), "heldout_step", "heldout_elbo",
             "heldout_se", "stage".
     """
@@ -78,4 +79,5 @@ class Report:
     gaining: bool = False
     rollbacks: int = 0
     non_finite: int = 0
+    compiled: str = ""
     history: dict[str, np.ndarray] = field(default_factory=dict)
