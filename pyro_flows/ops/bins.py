@@ -23,7 +23,10 @@ def bin_sizes(logits: Tensor, total: float | Tensor) -> Tensor:
         logits: shape ``(*, bins)``.
         total: a number, or broadcastable to ``(*, bins)``.
     """
-    return total * (MIN_BIN + (1 - MIN_BIN * logits.shape[-1]) * logits.softmax(-1))
+    # With the bins first in memory, where a softmax over a few bins is ten times as fast; the
+    # operations that follow keep this order.
+    shares = logits.movedim(-1, 0).contiguous().softmax(0).movedim(0, -1)
+    return total * (MIN_BIN + (1 - MIN_BIN * logits.shape[-1]) * shares)
 
 
 def left_edges(sizes: Tensor, low: float) -> Tensor:
