@@ -9,7 +9,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
+from torch._guards import TracingContext, tracing
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
 
@@ -38,9 +40,7 @@ def capture(
         return function(z)
 
     with torch.set_grad_enabled(with_grad):
-        graph = make_fx(with_gradient if with_grad else without_gradient)(example)
-    graph.graph.eliminate_dead_code()
-    graph.recompile()
+        graph = record(with_gradient if with_grad else without_gradient, example)
 
     def run(z: Tensor) -> Any:
         # The gradient is part of the graph; autograd has nothing to record.
@@ -48,3 +48,16 @@ def capture(
             return graph(z)
 
     return run
+
+
+def record(function: Callable[..., Any], *example: Tensor) -> fx.GraphModule:
+    """The operations of ``function`` on tensors of the example's shapes, as a graph.
+
+    Cost: some 0.2 ms an operation.
+    """
+    # Without a context make_fx makes one for every operation, which takes half its time.
+    with tracing(TracingContext(FakeTensorMode(allow_fallback_kernels=True))):
+        graph = make_fx(function)(*example)
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
+    return graph

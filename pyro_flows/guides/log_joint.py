@@ -166,9 +166,8 @@ class LogJoint:
 
     def in_chunks(self, z: Tensor) -> Tensor:
         """Log joint of many rows, a chunk at a time, without gradients."""
-        # Two sizes only, the last chunk filled up: a captured graph is made for one number of
-        # particles.
-        chunk = 256 if len(z) <= 1024 else 1024
+        # The last chunk is filled up: a captured graph is made for one number of particles.
+        chunk = 256 if self.mode == "captured" or len(z) <= 1024 else 1024
         with torch.no_grad():
             padded = torch.cat([z, z[:1].expand(-len(z) % chunk, -1)])
             return torch.cat([self(part) for part in padded.split(chunk)])[: len(z)]

@@ -13,9 +13,9 @@ import torch
 from pyro import poutine
 from pyro.infer.autoguide.guides import AutoContinuous
 from torch import Tensor, nn
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_flows.flows.hierarchy import MOST_LEVELS
+from pyro_flows.guides.capture import record
 from pyro_flows.guides.enumeration import Substitute
 from pyro_flows.guides.unpack import constrain
 from pyro_flows.transforms import NonCentring
@@ -75,10 +75,7 @@ def noncentring(
             depths = [level if known else 0 for level, known in zip(levels, usable, strict=True)]
             if parameters or not any(depths):
                 return None
-            graph = make_fx(lambda z: read(z)[:2])(start)
-            graph.graph.eliminate_dead_code()
-            graph.recompile()
-            prior = Prior(graph)
+            prior = Prior(record(lambda z: read(z)[:2], start))
             elsewhere = start + 0.1 * torch.linspace(-1, 1, len(start), device="cpu").to(start)
             same = all(
                 torch.allclose(a, b, equal_nan=True)

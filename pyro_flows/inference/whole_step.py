@@ -11,10 +11,10 @@ from typing import Any, Literal, cast
 import pyro
 import torch
 from torch import Tensor, nn
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_flows.distributions import Flow, FlowDistribution, StandardNormal
 from pyro_flows.guides import structure
+from pyro_flows.guides.capture import record
 from pyro_flows.inference.objectives import Objective
 from pyro_flows.training.flat import Flat
 from pyro_flows.training.steps import State, Step, fresh_state, updated
@@ -126,10 +126,7 @@ class WholeSteps:
         # The draws of the run go on as if nothing had been tried.
         with pyro.validation_enabled(False), structure.random_state_kept():
             example = *fresh_state(vector), vector.new_full((), 0.01), self._drawn(count)
-            graph = make_fx(whole)(*example)
-            graph.graph.eliminate_dead_code()
-            graph.recompile()
-            compiled = torch.compile(graph, fullgraph=True, dynamic=False)
+            compiled = torch.compile(record(whole, *example), fullgraph=True, dynamic=False)
             _check_equal(compiled, whole, (*example[:-1], self._drawn(count)))
         return compiled
 
