@@ -22,6 +22,8 @@ LARGEST_INVALID_SHARE = 1e-3
 # Fewer effective draws than this say too little of a tail (the usual floor for MCMC, too).
 FEWEST_EFFECTIVE = 400
 
+TRAIN_LONGER = "train longer: FlowVI(..., max_steps=20_000), and no smaller max_gradients"
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -113,7 +115,7 @@ def judge(
         "not reliable",
         ("The guide misses part of the posterior, and reweighting can't mend it.", *figures),
         (
-            "train longer: FlowVI(..., max_steps=20_000).",
+            f"{TRAIN_LONGER}.",
             "a richer flow: FlowVI(..., flow='nsf').",
             "reparametrise the model (pyro.infer.reparam.LocScaleReparam), or run NUTS in the "
             "flow's coordinates: NeuTraReparam(posterior.guide).",

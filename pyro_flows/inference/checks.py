@@ -12,7 +12,7 @@ from pyro.infer.autoguide.guides import AutoContinuous
 from torch import Tensor
 
 from pyro_flows.diagnostics import ImportanceWeights, resample
-from pyro_flows.diagnostics.verdict import RELIABLE_GAP
+from pyro_flows.diagnostics.verdict import RELIABLE_GAP, TRAIN_LONGER
 from pyro_flows.guides import structure
 from pyro_flows.guides.unpack import coordinate_sites
 from pyro_flows.inference.bursts import CHAINS, burst
@@ -109,7 +109,7 @@ def widening(objective: Objective, start: Start) -> Faults:
         f"The spread of {sites} was still growing when training stopped: the posterior may be "
         "improper, or has long tails."
     )
-    return [(reason, "train longer: FlowVI(..., max_steps=20_000); or give proper priors.")]
+    return [(reason, f"{TRAIN_LONGER}; or give proper priors.")]
 
 
 def _names(guide: AutoContinuous, marked: Tensor) -> str:
@@ -163,7 +163,7 @@ def drifting(
     fault = (
         f"Short runs of Hamiltonian Monte Carlo from the draws move them: the marginal of "
         f"{_names(objective.guide, marked)} drifts by {size:.2f} standard deviations.",
-        "train longer: FlowVI(..., max_steps=20_000); or run NUTS in the flow's coordinates: "
+        f"{TRAIN_LONGER}; or run NUTS in the flow's coordinates: "
         "NeuTraReparam(posterior.guide).",
     )
     return [fault], [], drift.gradients
