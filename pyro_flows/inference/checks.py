@@ -163,8 +163,7 @@ def drifting(
     fault = (
         f"Short runs of Hamiltonian Monte Carlo from the draws move them: the marginal of "
         f"{_names(objective.guide, marked)} drifts by {size:.2f} standard deviations.",
-        f"{TRAIN_LONGER}; or run NUTS in the flow's coordinates: "
-        "NeuTraReparam(posterior.guide).",
+        f"{TRAIN_LONGER}; or run NUTS in the flow's coordinates: NeuTraReparam(posterior.guide).",
     )
     return [fault], [], drift.gradients
 
