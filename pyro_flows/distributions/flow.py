@@ -34,6 +34,7 @@ class Flow(nn.Module):
             draws carry no gradient, such as a mixture, makes a flow that has ``sample`` only.
         event_shape: shape of one value, ``(dim,)`` by default. Layers map flat vectors; with
             ``(channels, height, width)`` the distribution has images, in and out, all the same.
+        recompute: save memory in deep stacks, see :class:`pyro_flows.transforms.Compose`.
 
     Shapes: the distribution has that event shape and the batch shape of the context.
 
@@ -58,6 +59,8 @@ class Flow(nn.Module):
         layers: Sequence[Layer],
         base: nn.Module | None = None,
         event_shape: Sequence[int] | None = None,
+        *,
+        recompute: bool = False,
     ) -> None:
         super().__init__()
         if isinstance(layers, Layer):
@@ -65,7 +68,7 @@ class Flow(nn.Module):
                 f"Flow expected a list of layers, but got one {type(layers).__name__}. Pass "
                 "[layer]."
             )
-        self.transform = Compose(layers)
+        self.transform = Compose(layers, recompute=recompute)
         self.event_shape = event_size(event_shape, self.transform.dim)
         self.base = base if base is not None else StandardNormal(self.transform.dim)
         self._check_base()

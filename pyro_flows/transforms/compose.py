@@ -5,18 +5,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby, pairwise
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Transform
+from torch.utils.checkpoint import checkpoint
 
 from pyro_flows.errors import ShapeError
+from pyro_flows.ops.tracing import is_recording
 from pyro_flows.transforms.base import Layer, is_real
 from pyro_flows.transforms.coupling import Coupling
 from pyro_flows.transforms.scored import affine_couplings_and_score, is_plain
+
+Way = Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor]]
 
 
 class Compose(Layer):
@@ -28,6 +32,9 @@ class Compose(Layer):
 
     Args:
         layers: layers of one ``dim``; all ``context_dim`` are equal or 0.
+        recompute: keep no layer's intermediate values for the gradient, but make them anew, layer
+            by layer, when it is taken: memory of one layer in place of all, for a third more time.
+            An attribute, too, that can be set later.
 
     Raises:
         ShapeError: no layers, different sizes, or one that takes part of the real line after one
@@ -41,7 +48,7 @@ class Compose(Layer):
         torch.Size([5, 3])
     """
 
-    def __init__(self, layers: Sequence[Layer]) -> None:
+    def __init__(self, layers: Sequence[Layer], *, recompute: bool = False) -> None:
         layers = list(layers)
         for layer in layers:
             if not isinstance(layer, Layer):
@@ -71,6 +78,7 @@ class Compose(Layer):
                 )
         super().__init__(dim, context_dim)
         self.layers = nn.ModuleList(layers)
+        self.recompute = recompute
 
     @property
     def domain(self) -> Any:  # type: ignore[override]
@@ -87,7 +95,8 @@ class Compose(Layer):
         self.check(x, context)
         total: Tensor | None = None
         for layer in self._parts():
-            x, ladj = layer.forward_and_ladj(x, context if layer.context_dim else None)
+            part = context if layer.context_dim else None
+            x, ladj = self._run(layer.forward_and_ladj, x, part)
             total = ladj if total is None else total + ladj
         return x, _as_batch(total, x)
 
@@ -96,9 +105,17 @@ class Compose(Layer):
         self.check(y, context)
         total: Tensor | None = None
         for layer in reversed(self._parts()):
-            y, ladj = layer.inverse_and_ladj(y, context if layer.context_dim else None)
+            part = context if layer.context_dim else None
+            y, ladj = self._run(layer.inverse_and_ladj, y, part)
             total = ladj if total is None else total + ladj
         return y, _as_batch(total, y)
+
+    def _run(self, way: Way, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        # Where operations are recorded, what is kept isn't ours to decide.
+        if not self.recompute or not torch.is_grad_enabled() or is_recording():
+            return way(x, context)
+        pair: tuple[Tensor, Tensor] = checkpoint(way, x, context, use_reentrant=False)
+        return pair
 
     def forward_and_score(
         self, x: Tensor, score: Tensor, context: Tensor | None = None

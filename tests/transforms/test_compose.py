@@ -7,7 +7,9 @@ import pyro.distributions as dist
 import pytest
 import torch
 
+from pyro_flows.distributions import Flow
 from pyro_flows.errors import ContextError, ShapeError
+from pyro_flows.ops import alternating_masks
 from pyro_flows.transforms import (
     Affine,
     AffineCoupling,
@@ -22,6 +24,7 @@ from pyro_flows.transforms import (
     RationalQuadraticSpline,
     Shift,
     Sigmoid,
+    SplineCoupling,
 )
 
 
@@ -156,3 +159,58 @@ def test_inverses_are_equal_by_their_layer():
     assert layer.inv != CholeskyAffine(2).inv
     assert len({layer.inv, layer.inv}) == 1
     assert layer.inv.inv is layer
+
+
+class TestRecompute:
+    def stack(self, context_dim=0):
+        torch.manual_seed(0)
+        masks = alternating_masks(4, 6)
+        layers = [SplineCoupling(4, mask, context_dim, hidden_dims=(16,)) for mask in masks]
+        stack = Compose(layers).double()
+        with torch.no_grad():
+            for p in stack.parameters():
+                p.add_(0.3 * torch.randn_like(p))
+        return stack
+
+    def kept(self, stack, x):
+        """Bytes that autograd keeps for the gradient."""
+        total = 0
+
+        def pack(tensor):
+            nonlocal total
+            total += tensor.nbytes
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            _, ladj = stack.inverse_and_ladj(x)
+        ladj.sum().backward()
+        return total
+
+    @pytest.mark.parametrize("context_dim", [0, 2])
+    @pytest.mark.parametrize("way", ["forward_and_ladj", "inverse_and_ladj"])
+    def test_gives_the_same_gradients(self, way, context_dim):
+        stack = self.stack(context_dim)
+        x = torch.randn(7, 4, dtype=torch.float64, requires_grad=True)
+        context = torch.randn(7, context_dim, dtype=torch.float64) if context_dim else None
+        results = []
+        for stack.recompute in (False, True):
+            y, ladj = getattr(stack, way)(x, context)
+            total = y.sin().sum() + ladj.square().sum()
+            first = torch.autograd.grad(total, [x, *stack.parameters()], create_graph=True)
+            (second,) = torch.autograd.grad(first[0].square().sum(), x)
+            results.append([y, ladj, *first, second])
+        for one, other in zip(*results, strict=True):
+            torch.testing.assert_close(one, other)
+
+    def test_keeps_less(self):
+        stack, x = self.stack(), torch.randn(500, 4, dtype=torch.float64)
+        plain = self.kept(stack, x)
+        stack.recompute = True
+        assert self.kept(stack, x) < plain / 10
+
+    def test_leaves_vmap_and_no_grad_alone(self):
+        flow = Flow([AffineCoupling(3), AffineCoupling(3)], recompute=True).double()
+        x = torch.randn(5, 3, dtype=torch.float64)
+        torch.testing.assert_close(torch.vmap(flow.log_prob)(x), flow.log_prob(x))
+        with torch.no_grad():
+            assert not flow.log_prob(x).requires_grad
