@@ -240,6 +240,8 @@ class LogJoint:
         key = (len(z), with_grad)
         if key not in self._graphs:
             with _quiet(), structure.random_state_kept():
+                # Another state than that of the check, which would miss a choice frozen by chance.
+                torch.manual_seed(20_114)
                 self._graphs[key] = capture(
                     torch.vmap(self._one, randomness="same"), z.detach(), with_grad=with_grad
                 )

@@ -112,6 +112,20 @@ def sequential_data():
         pyro.sample(f"obs_{i}", dist.Normal(loc, 1.0), obs=DATA[i])
 
 
+def sequential_subsample():
+    loc = pyro.sample("loc", dist.Normal(0.0, 1.0))
+    for i in pyro.plate("data", 4, subsample_size=2):
+        pyro.sample(f"obs_{i}", dist.Normal(loc, 1.0), obs=DATA[i])
+
+
+def gaps_in_data():
+    loc = pyro.sample("loc", dist.Normal(0.0, 1.0))
+    seen = torch.cat([DATA, DATA.new_full((1,), torch.nan)])
+    for i, value in enumerate(seen):
+        if not torch.isnan(value):
+            pyro.sample(f"obs_{i}", dist.Normal(loc, 1.0), obs=value)
+
+
 def with_params():
     loc = pyro.param("prior_loc", torch.tensor(0.5, dtype=DATA.dtype))
     scale = pyro.param(
@@ -147,9 +161,10 @@ def control_flow():
 CAPTURED = [
     hierarchical, nested_plates, masked, partly_observed, scaled, dirichlet_categorical,
     correlated, gaussian_process, factors, flat, markov_chain, subsampled,
+    sequential_data, gaps_in_data,
 ]  # fmt: skip
-# A sequential plate reads its indices as numbers.
-VECTORISED = [with_params, Regression, sequential_data]
+# A sequential plate reads its indices as numbers: of a subsample, others on every call.
+VECTORISED = [with_params, Regression, sequential_subsample]
 SEQUENTIAL = [control_flow]
 
 
@@ -202,7 +217,7 @@ def test_takes_the_fastest_way_that_is_right(model, mode):
     log_joint = LogJoint(model, AutoFlow(model).setup())
     assert log_joint.mode == mode, log_joint.why
     assert bool(log_joint.why) == (mode != "captured")
-    assert log_joint.stochastic == (model is subsampled)
+    assert log_joint.stochastic == (model in (subsampled, sequential_subsample))
 
 
 @pytest.mark.parametrize("model", CAPTURED, ids=lambda m: m.__name__)
