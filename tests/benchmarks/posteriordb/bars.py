@@ -152,10 +152,11 @@ def table(rows: Sequence[Row]) -> str:
     lines = ["| figure | wanted | measured | fits | seeds | met |", "|---|---|---|---|---|---|"]
     lines += [bar.line(rows) for bar in BARS]
     failed = sum("error" in row for row in rows)
-    broken = sum(row.get("n_nan", 0) > 1e-3 * row.get("n", 1) for row in rows)
+    sound = [row for row in rows if row["target"] != "edge_nan"]  # whose density has NaN in it
+    broken = sum(row.get("n_nan", 0) > 1e-3 * row.get("n", 1) for row in sound)
     answer = "**no**" if failed + broken else "yes"
     lines.append(
-        f"| fits without a result; with NaN beyond 0.1 % | 0; 0 | {failed}; {broken} "
+        f"| fits without a result; with NaN beyond 0.1 %, but edge_nan | 0; 0 | {failed}; {broken} "
         f"| {len(rows)} | {len({row['seed'] for row in rows})} | {answer} |"
     )
     return "\n".join(lines)
