@@ -156,7 +156,8 @@ def table(rows: Sequence[Row]) -> str:
     broken = sum(row.get("n_nan", 0) > 1e-3 * row.get("n", 1) for row in sound)
     answer = "**no**" if failed + broken else "yes"
     lines.append(
-        f"| fits without a result; with NaN beyond 0.1 %, but edge_nan | 0; 0 | {failed}; {broken} "
+        "| fits without a result; with NaN beyond 0.1 %, but edge_nan "
+        f"| 0; 0 | {failed}; {broken} "
         f"| {len(rows)} | {len({row['seed'] for row in rows})} | {answer} |"
     )
     return "\n".join(lines)
