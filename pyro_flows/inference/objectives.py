@@ -179,12 +179,11 @@ class Objective:
         """
         base = flow.base
         if not isinstance(base, FlowMixtureDistribution):
-            mirrored = isinstance(self.guide._flow.base, StandardNormal)
-            drawn = _noise(base, particles, mirrored=mirrored)
+            drawn = _draws_of(base, self.guide._flow.base, particles)
             return drawn, drawn.new_full((len(drawn),), 1.0 / len(drawn))
         count = self.price(particles) // len(base.components)
         noise = [
-            _noise(component.base, count, mirrored=isinstance(made.base, StandardNormal))
+            _draws_of(component.base, made.base, count)
             for component, made in zip(base.components, self.guide._flow.base.flows, strict=True)
         ]
         drawn = base.rpush(torch.stack(noise)).flatten(0, 1)
@@ -274,8 +273,15 @@ class Objective:
         return x, self.log_joint.in_chunks(x), log_q
 
 
-def _noise(base: Any, particles: int, *, mirrored: bool) -> Tensor:
-    """Draws of a base, in mirrored pairs where it is symmetric: odd parts of the noise cancel."""
+def mirrored_noise(base: Any, particles: int) -> Tensor:
+    """Draws of a symmetric base in mirrored pairs: odd parts of the noise cancel."""
     half = base.rsample(((particles + 1) // 2,))
-    other = -half if mirrored else base.rsample((particles // 2,))
-    return torch.cat([half, other[: particles // 2]])
+    return torch.cat([half, -half[: particles // 2]])
+
+
+def _draws_of(base: Any, made: torch.nn.Module, particles: int) -> Tensor:
+    """Draws of the base that a module has made, in mirrored pairs where it is symmetric."""
+    if isinstance(made, StandardNormal):
+        return mirrored_noise(base, particles)
+    drawn: Tensor = base.rsample((particles,))
+    return drawn

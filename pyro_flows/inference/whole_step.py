@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from pyro_flows.distributions import Flow, FlowDistribution, StandardNormal
 from pyro_flows.guides import structure
 from pyro_flows.guides.capture import record
-from pyro_flows.inference.objectives import Objective
+from pyro_flows.inference.objectives import Objective, mirrored_noise
 from pyro_flows.training.flat import Flat
 from pyro_flows.training.steps import State, Step, fresh_state, updated
 
@@ -104,7 +104,7 @@ class WholeSteps:
     def _drawn(self, count: int) -> Tensor:
         flow = cast("Flow", self.objective._inner)
         with torch.no_grad():
-            return self.objective._draws(flow(), count)[0]
+            return mirrored_noise(flow.base(None), count)
 
     def _compiled(self, flat: Flat, count: int) -> Callable[..., Any]:
         vector = flat.vectors[0]
