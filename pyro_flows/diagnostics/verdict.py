@@ -106,7 +106,9 @@ def judge(
                 f"{largest:.1f} times their mean.",
             )
         return Verdict("reliable", ("The guide's draws can be used as they are.", *figures))
-    if weights.khat < weights.threshold and weights.kish_ess >= FEWEST_EFFECTIVE:
+    # Smoothing hides a single draw that outweighs all others: the unsmoothed weights count, too.
+    effective = min(weights.kish_ess, weights.share * weights.n)
+    if weights.khat < weights.threshold and effective >= FEWEST_EFFECTIVE:
         return Verdict(
             "corrected",
             ("The guide is close; its draws are corrected by importance resampling.", *figures),

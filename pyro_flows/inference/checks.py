@@ -30,6 +30,9 @@ LARGEST_MISSED = 0.01
 # How far a mean may drift, standard deviations, or a log standard deviation; by so many standard
 # errors, since the largest of many coordinates is looked at.
 LARGEST_DRIFT, DRIFT_ERRORS = 0.1, 4.0
+# Of points where bursts end, the share that may weigh more than all but so many of the pool's
+# draws; by so many standard errors.
+LARGEST_UNREACHED, SELDOM, UNREACHED_ERRORS = 0.02, 10, 2.0
 # Of a guide that isn't good enough yet: a spread so many times that of the Gaussian it started as.
 LARGEST_WIDENING = 3.0
 # Bursts of which fewer proposals are accepted say nothing.
@@ -157,6 +160,14 @@ def drifting(
     size, where = drift.beyond(LARGEST_DRIFT, DRIFT_ERRORS)
     if drift.accepted < LEAST_ACCEPTED:
         return [], [UNMOVED], drift.gradients
+    away, error = unreached(objective, pool, weights, drift.ends)
+    if away - UNREACHED_ERRORS * error > LARGEST_UNREACHED:
+        fault = (
+            f"Of short runs of Hamiltonian Monte Carlo from the draws {away:.0%} end where the "
+            "guide has next to no density: it doesn't reach a part of the posterior.",
+            f"{TRAIN_LONGER}; or a richer flow: FlowVI(..., flow='nsf').",
+        )
+        return [fault], [], drift.gradients
     if where < 0:
         return [], [], drift.gradients
     marked = torch.arange(z.shape[-1], device="cpu") == where
@@ -166,6 +177,36 @@ def drifting(
         f"{TRAIN_LONGER}; or run NUTS in the flow's coordinates: NeuTraReparam(posterior.guide).",
     )
     return [fault], [], drift.gradients
+
+
+def unreached(
+    objective: Objective, pool: Pool, weights: ImportanceWeights, ends: Tensor
+) -> tuple[float, float]:
+    """The share of points that weigh more than nearly all of the guide's draws do.
+
+    A tail that the guide cuts off leaves no trace in its draws, nor in their weights. From the
+    draws nearest to it, a burst gets there.
+
+    Args:
+        objective: the guide's.
+        pool: its draws.
+        weights: their weights.
+        ends: points of the posterior, nearly, shape ``(C, D)``, in the log joint's coordinates.
+
+    Returns:
+        The share beyond what the weights foretell, and its standard error; zeros if the guide has
+        no density at points that it didn't draw.
+    """
+    try:
+        log_q = objective.log_q(ends)
+    except (NotImplementedError, KeyError):  # Pyro's own transforms that have no inverse
+        return 0.0, 0.0
+    ratio = (objective.log_joint.in_chunks(ends) - log_q).double().cpu().numpy()
+    known = pool.log_p - pool.log_q
+    bar = np.sort(known[np.isfinite(known)])[-SELDOM]
+    foretold = float(np.exp(weights.log_weights[known > bar]).sum())
+    share = float((ratio > bar).mean())
+    return share - foretold, float(np.sqrt(share * (1 - share) / len(ends)))
 
 
 def _handed_over(pool: Pool, weights: ImportanceWeights) -> NDArray[np.intp]:

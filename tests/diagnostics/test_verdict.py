@@ -53,6 +53,16 @@ def test_corrected_needs_a_khat_below_the_threshold(weights, khat, status):
     assert judge(change(weights, khat=khat)).status == status
 
 
+def test_one_draw_that_outweighs_all_is_not_smoothed_away(weights):
+    # Of n draws of log-weights N(0, 0.3^2), one weighs as much as all others.
+    lw = np.random.default_rng(0).normal(scale=0.3, size=S)
+    lw[0] = np.log(S)
+    heavy = importance_weights(lw, np.zeros(S))
+    assert heavy.kish_ess > 1000 > 10 > heavy.share * heavy.n
+    assert judge(change(heavy, khat=0.5)).status == "not reliable"
+    assert judge(change(heavy, khat=0.5, share=0.05)).status == "corrected"
+
+
 def test_the_threshold_is_lower_for_few_draws(weights):
     few = change(weights, khat=0.6, n=200)
     assert few.threshold == pytest.approx(0.5654, abs=1e-4)

@@ -20,10 +20,15 @@ from pyro.ops.indexing import Vindex
 from torch.distributions import constraints
 
 from pyro_flows import AutoFlow, FlowVI, assess
+from pyro_flows.diagnostics import importance_weights
+from pyro_flows.distributions import Flow
 from pyro_flows.errors import ChangedModelError, GuideError
 from pyro_flows.guides import LogJoint
+from pyro_flows.inference import Objective
+from pyro_flows.inference.assessment import _pool
 from pyro_flows.inference.bursts import burst
-from pyro_flows.inference.checks import DRIFT_ERRORS, LARGEST_DRIFT
+from pyro_flows.inference.checks import DRIFT_ERRORS, LARGEST_DRIFT, unreached
+from pyro_flows.transforms import Layer
 
 COVARIANCE = torch.tensor([[4.0, 0.9, 0.0], [0.9, 0.25, 0.0], [0.0, 0.0, 1e4]]).double()
 
@@ -225,3 +230,53 @@ def test_a_posterior_of_another_guide_is_checked_for_modes():
     guide = AutoMultivariateNormal(gaussian)
     posterior = FlowVI(gaussian, guide, num_steps=400, progress=False).run()
     assert "Not checked for further modes" not in str(posterior.verdict)
+
+
+class Clip(Layer):
+    """``y = 4 tanh(x / 4)``: nothing beyond 4 comes out or has a density."""
+
+    def forward_and_ladj(self, x, context=None):
+        y = 4 * torch.tanh(x / 4)
+        return y, torch.log1p(-((y / 4) ** 2)).sum(-1)
+
+    def inverse_and_ladj(self, y, context=None):
+        inside = (y / 4).clamp(-1 + 1e-12, 1 - 1e-12)
+        ladj = torch.where((y / 4).abs() < 1, -torch.log1p(-(inside**2)), -torch.inf)
+        return 4 * torch.atanh(inside), ladj.sum(-1)
+
+
+class TestUnreached:
+    def two_places(self):
+        x = pyro.sample("x", dist.ImproperUniform(constraints.real, (), ()))
+        x = x + torch.zeros(()).double()
+        near, far = dist.Normal(0.0, 1.0).log_prob(x), dist.Normal(8.0, 1.0).log_prob(x)
+        pyro.factor("both", torch.logaddexp(near + math.log(0.9), far + math.log(0.1)))
+
+    def test_points_where_the_guide_has_no_density_count(self):
+        guide = AutoFlow(self.two_places, dtype=torch.float64).setup()
+        log_joint = LogJoint(self.two_places, guide)
+        objective = Objective(guide, log_joint, heldout=256)
+        guide.affine.set(torch.zeros(1).double(), torch.eye(1).double())
+        pool = _pool(objective, 4000)
+        weights = importance_weights(pool.log_p, pool.log_q)
+        ends = torch.randn(200, 1).double()
+        share, _ = unreached(objective, pool, weights, ends)
+        assert abs(share) < 0.05
+        ends[:50] += 8
+        share, error = unreached(objective, pool, weights, ends)
+        assert share == pytest.approx(0.25, abs=0.05)
+        assert error == pytest.approx((0.25 * 0.75 / 200) ** 0.5, rel=0.2)
+
+    def test_tails_that_are_cut_off_are_told(self):
+        def heavy():
+            with pyro.plate("p", 5):
+                pyro.sample("x", dist.StudentT(torch.tensor(3.0).double(), 0.0, 1.0))
+
+        guide = FlowVI(heavy, max_steps=400, seed=0, progress=False).run().guide
+        layers, base = list(guide._flow.transform.layers), guide._flow.base
+        layers.insert(layers.index(guide.affine), Clip(5).double())
+        clipped = Flow(layers, base)
+        guide.set_state((clipped, clipped.state_dict()))
+        verdict = assess(heavy, guide).verdict
+        assert verdict.status == "not reliable"
+        assert any("it doesn't reach a part of the posterior" in r for r in verdict.reasons)
