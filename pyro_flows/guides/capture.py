@@ -53,7 +53,9 @@ def record(function: Callable[..., Any], *example: Tensor) -> fx.GraphModule:
 
     What depends on neither, such as the logarithm of data, is computed once, and Python may look
     at its values: a model that asks ``if torch.isnan(y[t])`` is recorded as it runs on its data.
-    Random numbers are drawn anew on each call.
+    Random numbers are drawn anew on each call. What is computed once doesn't follow if data are
+    changed in place later: record again. ``x.tolist()`` and ``x.numpy()`` aren't seen, unless
+    under ``vmap``, which forbids them.
 
     Args:
         function: of tensors; returns a tensor or a tuple of them.
@@ -120,16 +122,18 @@ class _Recorder(TorchDispatchMode):
         if not func._schema.is_mutable:
             return
         for index, argument in enumerate(func._schema.arguments):
-            tensor = args[index] if index < len(args) else kwargs.get(argument.name)
-            written = argument.alias_info is not None and argument.alias_info.is_write
-            if not written or not isinstance(tensor, Tensor) or id(tensor) in self.live:
+            if argument.alias_info is None or not argument.alias_info.is_write:
                 continue
-            if not by_chance:
-                raise RecordingError(f"{func} writes into a tensor that is made only once")
-            # Filled with random numbers where it lies: a fresh one for every call.
-            blank = self._node(tensor.clone())
-            fresh = self.graph.call_function(torch.ops.aten.clone.default, (blank,))
-            self.live[id(tensor)] = tensor, fresh
+            given = args[index] if index < len(args) else kwargs.get(argument.name)
+            for tensor in tree_leaves(given):
+                if not isinstance(tensor, Tensor) or id(tensor) in self.live:
+                    continue
+                if not by_chance or tensor._is_view():
+                    raise RecordingError(f"{func} writes into a tensor that is made only once")
+                # Filled with random numbers where it lies: a fresh one for every call.
+                blank = self._node(tensor.clone())
+                fresh = self.graph.call_function(torch.ops.aten.clone.default, (blank,))
+                self.live[id(tensor)] = tensor, fresh
 
     def _node(self, value: Any) -> Any:
         if not isinstance(value, Tensor):
@@ -138,7 +142,7 @@ class _Recorder(TorchDispatchMode):
             return self.live[id(value)][1]
         if id(value) not in self.constants:
             name = f"constant{len(self.constants)}"
-            self.constants[id(value)] = value, value._version, name
+            self.constants[id(value)] = value, _version(value), name
         return self.graph.get_attr(self.constants[id(value)][2])
 
     def _note(self, func: Any, result: Any, node: fx.Node) -> None:
@@ -154,9 +158,14 @@ class _Recorder(TorchDispatchMode):
 
     def finished(self, result: Any) -> fx.GraphModule:
         """The graph that returns ``result``."""
-        if any(tensor._version != version for tensor, version, _ in self.constants.values()):
+        if any(_version(tensor) != version for tensor, version, _ in self.constants.values()):
             raise RecordingError("a tensor was changed in place after it had been used")
         self.graph.output(tree_map(self._node, result))
         self.graph.eliminate_dead_code()
         root = {name: tensor.detach() for tensor, _, name in self.constants.values()}
         return fx.GraphModule(root, self.graph)
+
+
+def _version(tensor: Tensor) -> int:
+    """How often it was changed in place; inference tensors don't count."""
+    return 0 if tensor.is_inference() else tensor._version

@@ -203,7 +203,10 @@ def unreached(
         return 0.0, 0.0
     ratio = (objective.log_joint.in_chunks(ends) - log_q).double().cpu().numpy()
     known = pool.log_p - pool.log_q
-    bar = np.sort(known[np.isfinite(known)])[-SELDOM]
+    finite = np.sort(known[np.isfinite(known)])
+    if len(finite) < SELDOM:
+        return 0.0, 0.0
+    bar = finite[-SELDOM]
     foretold = float(np.exp(weights.log_weights[known > bar]).sum())
     share = float((ratio > bar).mean())
     return share - foretold, float(np.sqrt(share * (1 - share) / len(ends)))

@@ -126,7 +126,8 @@ class FlowVI:
                 f'FlowVI expected compile to be "auto", True or False, but got {compile!r}. '
                 '"auto" is the default.'
             )
-        self.model, self.seed, self.progress, self.compile = model, seed, progress, compile
+        self.model, self.seed, self.progress = model, seed, progress
+        self.compile: Compile = compile if compile == "auto" else bool(compile)
         self.flow, self.init_loc_fn, self.guide = flow, init_loc_fn, guide
         self.num_steps, self.max_steps, self.max_gradients = num_steps, max_steps, max_gradients
         self.num_particles, self.learning_rate = num_particles, learning_rate

@@ -41,11 +41,14 @@ def clamp_with_slope(x: Tensor, bound: float) -> tuple[Tensor, Tensor]:
 
 def can_be_written_out(net: nn.Module) -> bool:
     """Whether ``net`` is an MLP that :class:`WrittenOut` stands for, as it is set now."""
+    if type(net) is not MLP or net.in_dim == 0 or (net.dropout and net.training):
+        return False
+    maps = [*net.linears, *([] if net.shortcut is None else [net.shortcut])]
     return (
-        type(net) is MLP
-        and net.in_dim > 0
-        and net.activation in WITH_SLOPE
-        and not (net.dropout and net.training)
+        any(net.activation is known for known in WITH_SLOPE)
+        and all(type(part) is nn.Linear for part in maps)
+        and all(part.bias is not None for part in net.linears)
+        and not any(part._forward_hooks or part._forward_pre_hooks for part in (net, *maps))
     )
 
 
@@ -64,13 +67,14 @@ class WrittenOut:
     Args:
         net: an MLP for which :func:`can_be_written_out` holds.
         weights: :func:`weights_of` it.
-        x: inputs, shape ``(N, in_dim)``. Nothing is recorded by autograd.
-
-    Attributes:
-        y: outputs, shape ``(N, out_dim)``.
     """
 
-    def __init__(self, net: MLP, weights: list[Tensor], x: Tensor) -> None:
+    def __init__(self, net: MLP, weights: list[Tensor]) -> None:
+        self.net, self.weights = net, weights
+
+    def push(self, x: Tensor) -> Tensor:
+        """Map ``(N, in_dim)`` to ``(N, out_dim)``; autograd must not be recording."""
+        net, weights = self.net, self.weights
         pairs = len(weights) // 2
         self.matrices, biases = weights[0 : 2 * pairs : 2], weights[1 : 2 * pairs : 2]
         self.shortcut = weights[-1] if len(weights) % 2 else None
@@ -87,13 +91,13 @@ class WrittenOut:
         y = torch.addmm(biases[-1], x, self.matrices[-1].t(), beta=self.share, alpha=self.share)
         if self.shortcut is not None:
             y.addmm_(self.units[0], self.shortcut.t(), alpha=SHORTCUT)
-        self.y = y
+        return y
 
     def pull(self, ahead: Tensor, *, weights: bool = False) -> tuple[Tensor, list[Tensor]]:
         """What a gradient by the outputs is by the inputs, and by the weights if asked for.
 
         Args:
-            ahead: the gradient by ``y``, shape ``(N, out_dim)``.
+            ahead: the gradient by the outputs, shape ``(N, out_dim)``.
             weights: also return those by the weights, in their order.
         """
         grads: list[Tensor] = []

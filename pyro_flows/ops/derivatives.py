@@ -183,3 +183,23 @@ def _sentence(what: str, times: str) -> str:
         f"{what} expected to be differentiated at most {times}, but got one derivative more, "
         "which would be wrong. Take finite differences of the gradient, or another layer."
     )
+
+
+def gradient_at(function: Callable[[Tensor], Tensor], point: Tensor) -> Tensor:
+    """The gradient of a scalar function at a point, as a constant; also under functorch.
+
+    Args:
+        function: of a tensor of the point's shape.
+        point: any shape; carries no gradient.
+
+    Example:
+        >>> gradient_at(lambda x: x.square().sum(), torch.tensor([1.0, 2.0])).tolist()
+        [2.0, 4.0]
+    """
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        gradient: Tensor = torch.func.grad(function)(point)
+        return gradient.detach()
+    with torch.enable_grad():
+        point = point.detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(function(point), point)
+    return gradient

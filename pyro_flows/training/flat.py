@@ -44,7 +44,10 @@ class Flat:
         ]
 
     def gather(self) -> list[Tensor]:
-        """The parameters' gradients, set as those of the vectors; zero where there is none."""
+        """The parameters' gradients, set as those of the vectors; zero where there is none.
+
+        So an optimiser's weight decay reaches parameters that nothing uses, too.
+        """
         for vector, group in zip(self.vectors, self._groups, strict=True):
             vector.grad = _cat([torch.zeros_like(p) if p.grad is None else p.grad for p in group])
             for p in group:

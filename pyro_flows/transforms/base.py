@@ -21,6 +21,7 @@ from torch.distributions import Transform
 
 from pyro_flows.errors import ContextError, ShapeError
 from pyro_flows.nn.sizes import check_sizes
+from pyro_flows.ops.derivatives import gradient_at
 from pyro_flows.transforms.agreement import check_batches, check_dtypes
 
 
@@ -129,12 +130,13 @@ class Layer(TransformModule, ConditionalTransformModule):
         way overrides this.
         """
         y, ladj = self.forward_and_ladj(x, context)
-        with torch.enable_grad():
-            point = y.detach().requires_grad_()
+        given = score.detach()
+
+        def weighted(point: Tensor) -> Tensor:
             back, back_ladj = self.inverse_and_ladj(point, context)
-            total = (back * score.detach()).sum() + back_ladj.sum()
-            (pushed,) = torch.autograd.grad(total, point)
-        return y, ladj.detach(), pushed
+            return (back * given).sum() + back_ladj.sum()
+
+        return y, ladj.detach(), gradient_at(weighted, y.detach())
 
     def condition(self, context: Tensor | None) -> Transform:
         """Fix the context: a light transform sharing this layer's parameters."""

@@ -17,8 +17,8 @@ from torch.utils.checkpoint import checkpoint
 from pyro_flows.errors import ShapeError
 from pyro_flows.ops.tracing import is_recording
 from pyro_flows.transforms.base import Layer, is_real
-from pyro_flows.transforms.coupling import Coupling
-from pyro_flows.transforms.scored import affine_couplings_and_score, is_plain
+from pyro_flows.transforms.coupling import Coupling, is_plain
+from pyro_flows.transforms.scored import affine_couplings_and_score
 
 Way = Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor]]
 
@@ -32,9 +32,10 @@ class Compose(Layer):
 
     Args:
         layers: layers of one ``dim``; all ``context_dim`` are equal or 0.
-        recompute: keep no layer's intermediate values for the gradient, but make them anew, layer
-            by layer, when it is taken: memory of one layer in place of all, for a third more time.
-            An attribute, too, that can be set later.
+        recompute: keep no layer's intermediate values for the gradient of either direction, but
+            make them anew, layer by layer, when it is taken: memory of one layer in place of all,
+            for a third more time. An attribute, too, that can be set later. Path gradients
+            (:meth:`forward_and_score`) keep theirs, and ``BatchNorm`` would count batches twice.
 
     Raises:
         ShapeError: no layers, different sizes, or one that takes part of the real line after one
@@ -47,6 +48,8 @@ class Compose(Layer):
         >>> flow(torch.zeros(5, 3)).shape
         torch.Size([5, 3])
     """
+
+    recompute = False  # of stacks that were pickled before there was one
 
     def __init__(self, layers: Sequence[Layer], *, recompute: bool = False) -> None:
         layers = list(layers)
@@ -123,8 +126,8 @@ class Compose(Layer):
         """Run all layers, first to last, with the score of where each one lands."""
         self.check(x, context)
         total: Tensor | None = None
-        for written_out, run in groupby(self._parts(), _is_written_out):
-            if written_out and x.dim() == 2:
+        for plain, run in groupby(self._parts(), is_plain):
+            if plain and x.dim() == 2:
                 couplings = cast("list[Coupling]", list(run))
                 x, ladj, score = affine_couplings_and_score(couplings, x, score)
                 total = ladj if total is None else total + ladj
@@ -158,10 +161,6 @@ class Compose(Layer):
     def condition(self, context: Tensor | None) -> Transform:
         """Condition all parts on ``context`` at once."""
         return super().condition(context)
-
-
-def _is_written_out(layer: Layer) -> bool:
-    return isinstance(layer, Coupling) and is_plain(layer)
 
 
 def _as_batch(ladj: Tensor | None, y: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from pyro_flows.errors import ShapeError
 from pyro_flows.nn import MLP
+from pyro_flows.nn.written_out import can_be_written_out
 from pyro_flows.ops import alternating_masks
 from pyro_flows.transforms.base import Layer, is_real, vector_of
 from pyro_flows.transforms.elementwise.univariate import (
@@ -20,7 +21,7 @@ from pyro_flows.transforms.elementwise.univariate import (
     RationalQuadraticSpline,
     Univariate,
 )
-from pyro_flows.transforms.scored import affine_couplings_and_score, is_plain
+from pyro_flows.transforms.scored import affine_couplings_and_score
 
 
 class Coupling(Layer):
@@ -246,6 +247,23 @@ class AffineCoupling(Coupling):
         log_scale_bound: float = 3.0,
     ) -> None:
         super().__init__(dim, Affine(log_scale_bound), mask, context_dim, hidden_dims)
+
+
+def is_plain(layer: Layer) -> bool:
+    """Whether :func:`affine_couplings_and_score` does for this layer, as things are now.
+
+    Not for subclasses, which may do something else, nor where torch transforms or casts what is
+    called.
+    """
+    if not isinstance(layer, Coupling) or type(layer) not in (Coupling, AffineCoupling):
+        return False
+    return (
+        type(layer.univariate) is Affine
+        and layer.context_dim == 0
+        and can_be_written_out(layer.conditioner)
+        and torch._C._functorch.peek_interpreter_stack() is None
+        and not torch.is_autocast_enabled(layer.kept.device.type)
+    )
 
 
 class SplineCoupling(Coupling):

@@ -19,33 +19,20 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from pyro_flows.nn import MLP
-from pyro_flows.nn.written_out import (
-    WrittenOut,
-    can_be_written_out,
-    clamp_with_slope,
-    weights_of,
-)
+from pyro_flows.nn.written_out import WrittenOut, clamp_with_slope, weights_of
 from pyro_flows.transforms.elementwise.univariate import Affine
 
 if TYPE_CHECKING:
     from pyro_flows.transforms.coupling import Coupling
 
 
-def is_plain(layer: Coupling) -> bool:
-    """Whether :func:`affine_couplings_and_score` knows this coupling."""
-    return (
-        type(layer.univariate) is Affine
-        and layer.context_dim == 0
-        and can_be_written_out(layer.conditioner)
-    )
-
-
 def affine_couplings_and_score(
     layers: Sequence[Coupling], x: Tensor, score: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """``forward_and_score`` of couplings in a row, for each of which :func:`is_plain` holds.
+    """``forward_and_score`` of couplings in a row, for each of which ``is_plain`` holds.
 
     Args:
         layers: the couplings, first to last.
@@ -66,19 +53,21 @@ class _Couplings(torch.autograd.Function):
         score: Tensor,
         layers: Sequence[Coupling],
         weights: list[list[Tensor]],
-        *_: Tensor,
+        *every: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        ctx.passes = []
+        ctx.save_for_backward(*every)
+        ctx.passes = [_Pass(layer, own) for layer, own in zip(layers, weights, strict=True)]
         total = x.new_zeros(x.shape[:-1])
-        for layer, own in zip(layers, weights, strict=True):
-            step = _Pass(layer, own, x, score)
-            x, score, total = step.y, step.score, total + step.ladj
-            ctx.passes.append(step)
+        for step in ctx.passes:
+            x, score, ladj = step.push(x, score)
+            total = total + ladj
         ctx.mark_non_differentiable(total, score)
         return x, total, score
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> Any:
+        _ = ctx.saved_tensors  # autograd's check that no weight has changed in place
         back, by_weights = grads[0], []
         for step in reversed(ctx.passes):
             back, own = step.pull(back)
@@ -87,30 +76,33 @@ class _Couplings(torch.autograd.Function):
 
 
 class _Pass:
-    """One coupling's pass: what it gives, and what its gradient needs."""
+    """One coupling's pass, which keeps what its gradient needs.
 
-    def __init__(self, layer: Coupling, weights: list[Tensor], x: Tensor, score: Tensor) -> None:
-        kept, moved = layer.kept, layer.moved
-        self.restore = layer.restore
-        self.sizes = [kept.shape[0], moved.shape[0]]
-        self.order = torch.cat([kept, moved])
+    Not what it gives: the last one's is the function's own output, which would hold itself.
+    """
+
+    def __init__(self, layer: Coupling, weights: list[Tensor]) -> None:
+        self.net = WrittenOut(cast("MLP", layer.conditioner), weights)
+        self.bound = cast("Affine", layer.univariate).log_scale_bound
+        self.sizes = [layer.kept.shape[0], layer.moved.shape[0]]
+        self.order, self.restore = torch.cat([layer.kept, layer.moved]), layer.restore
+
+    def push(self, x: Tensor, score: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Where x lands, the score there, and the log-determinant."""
         kept, moved = self._apart(x)
         kept_score, moved_score = self._apart(score)
-        self.net = WrittenOut(cast("MLP", layer.conditioner), weights, kept)
-        shift, raw = self.net.y.unflatten(-1, (-1, 2)).unbind(-1)
-        bound = cast("Affine", layer.univariate).log_scale_bound
-        log_scale, self.slope = clamp_with_slope(raw, bound)
+        shift, raw = self.net.push(kept).unflatten(-1, (-1, 2)).unbind(-1)
+        log_scale, self.slope = clamp_with_slope(raw, self.bound)
         self.scale = log_scale.exp()
         self.scaled = moved * self.scale
         moved_after = moved_score / self.scale
         by_raw = torch.addcmul(self.slope, moved * moved_score, self.slope)
         by_kept, _ = self.net.pull(torch.stack([moved_after, by_raw], -1).flatten(-2))
-        self.y = self._together(kept, self.scaled + shift)
-        self.score = self._together(kept_score - by_kept, moved_after)
-        self.ladj = log_scale.sum(-1)
+        y = self._together(kept, self.scaled + shift)
+        return y, self._together(kept_score - by_kept, moved_after), log_scale.sum(-1)
 
     def pull(self, ahead: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """From the gradient by ``y`` that by ``x``, and those by the weights."""
+        """From the gradient by where x lands that by x, and those by the weights."""
         kept, moved = self._apart(ahead)
         by_raw = moved * self.scaled * self.slope
         by_kept, by_weights = self.net.pull(

@@ -90,6 +90,18 @@ def changes_later(x):
     return y + table
 
 
+def fills_a_part(x):
+    noise = torch.zeros(3)
+    noise[:2].normal_()
+    return x + noise
+
+
+def fills_several(x):
+    table = torch.zeros(3)
+    torch._foreach_add_([table], [x])
+    return table
+
+
 @pytest.mark.parametrize(
     ("function", "reason"),
     [
@@ -97,6 +109,8 @@ def changes_later(x):
         (lambda x: x if bool(x.sum() > 0) else -x, "asks for values"),
         (lambda x: x[x > 0].sum(), "a shape that depends"),
         (lambda x: x.nonzero().sum() + x, "a shape that depends"),
+        (fills_a_part, "writes into a tensor that is made only once"),
+        (fills_several, "writes into a tensor that is made only once"),
         (fills, "writes into a tensor that is made only once"),
         (changes_later, "changed in place after it had been used"),
     ],
@@ -110,6 +124,12 @@ def test_indices_that_are_data_are_no_masks():
     index, mask = torch.tensor([2, 0]), torch.tensor([True, False, True])
     graph = record(lambda x: x[index] + x[mask], torch.zeros(3))
     assert graph(torch.tensor([1.0, 2.0, 3.0])).tolist() == [4.0, 4.0]
+
+
+def test_data_may_be_made_in_inference_mode():
+    with torch.inference_mode():
+        data = torch.ones(3)
+    assert record(lambda x: x + data, torch.zeros(3))(torch.ones(3)).tolist() == [2.0] * 3
 
 
 def test_iterations_know_that_they_are_recorded():

@@ -103,6 +103,10 @@ def test_auto_goes_by_the_number_of_steps(recorded_only, monkeypatch):
     )
     monkeypatch.setattr(whole_step, "PAYS", 40)
     assert trained("auto")[1] == COMPILED
+    assert trained("auto", steps=(40, 10))[1] == (
+        "compiled in 1 of 2 cycles; not always: cycles of fewer than 40 steps are over before "
+        "compiling is"
+    )
 
 
 def test_without_a_compiler_steps_are_taken_by_calls(monkeypatch):
@@ -155,6 +159,7 @@ def test_what_cannot_be_one_function_says_why(recorded_only, model, reason):
 def test_compile_is_checked():
     with pytest.raises(GuideError, match='compile to be "auto", True or False, but got 3'):
         FlowVI(model, compile=3)
+    assert FlowVI(model, compile=0).compile is False
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pyro_flows.nn import Parameters
+from pyro_flows.ops.derivatives import gradient_at
 from pyro_flows.transforms.base import Layer
 
 # How much a context may add to an entry of a matrix or to a log-scale: softly, and generously.
@@ -100,6 +101,8 @@ class AffineMap(Layer):
         self, x: Tensor, score: Tensor, context: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """``loc + W x``, and ``W^-T`` of the score."""
+        if not self._is_as_written():
+            return super().forward_and_score(x, score, context)
         self.check(x, context)
         tensors = self.tensors(context)
         y = self._loc(tensors) + self._multiply(x, tensors)
@@ -107,12 +110,15 @@ class AffineMap(Layer):
         pushed = self._divide_transposed(score.detach().expand(y.shape), fixed)
         return y, self._ladj(fixed).expand(y.shape[:-1]), pushed
 
+    def _is_as_written(self) -> bool:
+        """Whether the map is that of the tensors: a subclass may do more in its directions."""
+        return type(self).forward_and_ladj is AffineMap.forward_and_ladj
+
     def _divide_transposed(self, score: Tensor, tensors: Tensors) -> Tensor:
         """``W^-T`` of a vector: the gradient of its product with ``W^-1 y``."""
-        with torch.enable_grad():
-            y = torch.zeros_like(score).requires_grad_()
-            total = (self._divide(y, tensors) * score).sum()
-            return torch.autograd.grad(total, y)[0]
+        return gradient_at(
+            lambda y: (self._divide(y, tensors) * score).sum(), torch.zeros_like(score)
+        )
 
     def inverse_and_ladj(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """``W^-1 (y - loc)``."""

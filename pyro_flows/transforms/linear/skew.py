@@ -60,6 +60,8 @@ class SkewRotation(AffineMap):
         self, x: Tensor, score: Tensor, context: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """``loc + Q x``, and the same rotation of the score."""
+        if not self._is_as_written():
+            return super().forward_and_score(x, score, context)
         self.check(x, context)
         tensors = self.tensors(context)
         rotation = self._rotation(self._skew(tensors))
