@@ -208,7 +208,7 @@ def unreached(
         return 0.0, 0.0
     bar = finite[-SELDOM]
     foretold = float(np.exp(weights.log_weights[known > bar]).sum())
-    share = float((ratio > bar).mean())
+    share = float((~(ratio <= bar)).mean())  # a density of NaN is none
     return share - foretold, float(np.sqrt(share * (1 - share) / len(ends)))
 
 

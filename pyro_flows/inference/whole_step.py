@@ -34,7 +34,6 @@ class WholeSteps:
         compile: True wherever possible, False never, "auto" in cycles of at least 8,000 steps.
             It depends on counts alone, so that equal seeds give equal fits.
         particles: draws per step, by the number of the cycle.
-
     """
 
     def __init__(

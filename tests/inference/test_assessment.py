@@ -266,6 +266,8 @@ class TestUnreached:
         share, error = unreached(objective, pool, weights, ends)
         assert share == pytest.approx(0.25, abs=0.05)
         assert error == pytest.approx((0.25 * 0.75 / 200) ** 0.5, rel=0.2)
+        objective.log_q = lambda z: torch.full_like(z[:, 0], torch.nan)
+        assert unreached(objective, pool, weights, ends)[0] > 0.9, "NaN is no density"
 
     def test_tails_that_are_cut_off_are_told(self):
         def heavy():

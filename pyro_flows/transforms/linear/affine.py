@@ -105,14 +105,21 @@ class AffineMap(Layer):
             return super().forward_and_score(x, score, context)
         self.check(x, context)
         tensors = self.tensors(context)
-        y = self._loc(tensors) + self._multiply(x, tensors)
-        fixed = {name: tensor.detach() for name, tensor in tensors.items()}
-        pushed = self._divide_transposed(score.detach().expand(y.shape), fixed)
-        return y, self._ladj(fixed).expand(y.shape[:-1]), pushed
+        product, pushed = self._multiply_and_push(x, score.detach(), tensors)
+        y = self._loc(tensors) + product
+        return y, self._ladj(tensors).detach().expand(y.shape[:-1]), pushed
 
     def _is_as_written(self) -> bool:
         """Whether the map is that of the tensors: a subclass may do more in its directions."""
         return type(self).forward_and_ladj is AffineMap.forward_and_ladj
+
+    def _multiply_and_push(
+        self, x: Tensor, score: Tensor, tensors: Tensors
+    ) -> tuple[Tensor, Tensor]:
+        """``W x``, and ``W^-T`` of the score as a constant."""
+        product = self._multiply(x, tensors)
+        fixed = {name: tensor.detach() for name, tensor in tensors.items()}
+        return product, self._divide_transposed(score.expand(product.shape), fixed)
 
     def _divide_transposed(self, score: Tensor, tensors: Tensors) -> Tensor:
         """``W^-T`` of a vector: the gradient of its product with ``W^-1 y``."""

@@ -56,18 +56,12 @@ class SkewRotation(AffineMap):
     def _divide(self, y: Tensor, tensors: Tensors) -> Tensor:
         return matvec(self._rotation(self._skew(tensors)).mT, y)
 
-    def forward_and_score(
-        self, x: Tensor, score: Tensor, context: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """``loc + Q x``, and the same rotation of the score."""
-        if not self._is_as_written():
-            return super().forward_and_score(x, score, context)
-        self.check(x, context)
-        tensors = self.tensors(context)
-        rotation = self._rotation(self._skew(tensors))
-        y = self._loc(tensors) + matvec(rotation, x)
-        pushed = matvec(rotation.detach(), score.detach().expand(y.shape))
-        return y, self._ladj(tensors).expand(y.shape[:-1]), pushed
+    def _multiply_and_push(
+        self, x: Tensor, score: Tensor, tensors: Tensors
+    ) -> tuple[Tensor, Tensor]:
+        rotation = self._rotation(self._skew(tensors))  # made once for both
+        product = matvec(rotation, x)
+        return product, matvec(rotation.detach(), score.expand(product.shape))
 
     def extra_repr(self) -> str:
         """Sizes and rate, for ``print``."""
