@@ -90,7 +90,9 @@ class _Recorder(TorchDispatchMode):
         self.live: dict[int, tuple[Tensor, fx.Node]] = {}
         self.constants: dict[int, tuple[Tensor, int, str]] = {}
         for index, tensor in enumerate(example):
-            self.live[id(tensor)] = tensor, self.graph.placeholder(f"input{index}")
+            node = self.graph.placeholder(f"input{index}")
+            node.meta["shape"] = tuple(tensor.shape)
+            self.live[id(tensor)] = tensor, node
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -143,15 +145,19 @@ class _Recorder(TorchDispatchMode):
         if id(value) not in self.constants:
             name = f"constant{len(self.constants)}"
             self.constants[id(value)] = value, _version(value), name
-        return self.graph.get_attr(self.constants[id(value)][2])
+        node = self.graph.get_attr(self.constants[id(value)][2])
+        node.meta["shape"] = tuple(value.shape)
+        return node
 
     def _note(self, func: Any, result: Any, node: fx.Node) -> None:
         if isinstance(result, Tensor):
+            node.meta["shape"] = tuple(result.shape)
             self.live[id(result)] = result, node
         elif isinstance(result, (tuple, list)):
             for index, part in enumerate(result):
                 if isinstance(part, Tensor):
                     item = self.graph.call_function(operator.getitem, (node, index))
+                    item.meta["shape"] = tuple(part.shape)
                     self.live[id(part)] = part, item
         elif result is not None:
             raise RecordingError(f"{func} asks for values that depend on the inputs")

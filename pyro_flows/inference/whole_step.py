@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from pyro_flows.distributions import Flow, FlowDistribution, StandardNormal
 from pyro_flows.guides import structure
 from pyro_flows.guides.capture import record
+from pyro_flows.inference.batch_last import batch_last
 from pyro_flows.inference.objectives import Objective, mirrored_noise
 from pyro_flows.training.flat import Flat
 from pyro_flows.training.steps import State, Step, fresh_state, updated
@@ -137,7 +138,10 @@ class WholeSteps:
         # The draws of the run go on as if nothing had been tried.
         with pyro.validation_enabled(False), structure.random_state_kept():
             example = *fresh_state(vector), vector.new_full((), 0.01), self._drawn(count)
-            compiled = torch.compile(record(whole, *example), fullgraph=True, dynamic=False)
+            graph = record(whole, *example)
+            if vector.device.type == "cpu":
+                graph = batch_last(graph, count)
+            compiled = torch.compile(graph, fullgraph=True, dynamic=False)
             _check_equal(compiled, whole, (*example[:-1], self._drawn(count)))
         return compiled
 

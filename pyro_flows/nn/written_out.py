@@ -36,7 +36,7 @@ WITH_SLOPE: dict[Callable[[Tensor], Tensor], Callable[[Tensor], tuple[Tensor, Te
 def clamp_with_slope(x: Tensor, bound: float) -> tuple[Tensor, Tensor]:
     """:func:`pyro_flows.ops.soft_clamp` and its derivative."""
     share, slope = _tanh(x * (1 / bound))
-    return share.mul_(bound), slope
+    return share * bound, slope
 
 
 def can_be_written_out(net: nn.Module) -> bool:
@@ -90,7 +90,7 @@ class WrittenOut:
         self.share = 1 / x.shape[-1]
         y = torch.addmm(biases[-1], x, self.matrices[-1].t(), beta=self.share, alpha=self.share)
         if self.shortcut is not None:
-            y.addmm_(self.units[0], self.shortcut.t(), alpha=SHORTCUT)
+            y = torch.addmm(y, self.units[0], self.shortcut.t(), alpha=SHORTCUT)
         return y
 
     def pull(self, ahead: Tensor, *, weights: bool = False) -> tuple[Tensor, list[Tensor]]:
@@ -102,14 +102,14 @@ class WrittenOut:
         """
         grads: list[Tensor] = []
         if self.shortcut is not None and weights:
-            grads.append((ahead.t() @ self.units[0]).mul_(SHORTCUT))
+            grads.append((ahead.t() @ self.units[0]) * SHORTCUT)
         back = ahead * self.share
         for index in range(len(self.matrices) - 1, -1, -1):
             if weights:
                 grads += [back.sum(0), back.t() @ self.units[index]]
             back = back @ self.matrices[index]
             if index > 0:
-                back.mul_(self.slopes[index - 1])
+                back = back * self.slopes[index - 1]
         if self.shortcut is not None:
-            back.addmm_(ahead, self.shortcut, alpha=SHORTCUT)
-        return back if self.bounded is None else back.mul_(self.bounded), grads[::-1]
+            back = torch.addmm(back, ahead, self.shortcut, alpha=SHORTCUT)
+        return back if self.bounded is None else back * self.bounded, grads[::-1]

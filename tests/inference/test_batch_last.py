@@ -1,0 +1,82 @@
+# Copyright Contributors to the pyro_flows project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Graphs with the batch innermost: the same values in another layout."""
+
+import pytest
+import torch
+
+from pyro_flows.flows import default
+from pyro_flows.guides.capture import record
+from pyro_flows.inference import batch_last as module
+from pyro_flows.inference.batch_last import batch_last
+
+N, D = 12, 6
+INTERLEAVING = torch.tensor([0, 3, 1, 4, 2, 5])
+WEIGHT, BIAS = torch.linspace(-1, 1, D * 4).view(D, 4).double(), torch.linspace(0, 1, 4).double()
+
+FUNCTIONS = {
+    "pointwise": lambda x: torch.exp(-x) * x[:, :1] + BIAS[0],
+    "broadcast from the right": lambda x: x + torch.arange(6.0),
+    "broadcast from a row": lambda x: torch.where(x > 0, x, torch.arange(6.0)[None]),
+    "three dimensions": lambda x: (x.view(N, 3, 2) * x[:, :3, None]).sum(-1) + 1,
+    "cat": lambda x: torch.cat([x[:, 3:] * 2, x[:, :3]], -1) + 1,
+    "cat of batches": lambda x: torch.cat([x, x]) + 1,
+    "stack": lambda x: torch.stack([x[:, :3] * 2, x[:, 3:]], -1).flatten(1) + 1,
+    "stack in front": lambda x: torch.stack([x, x + 1]) * 2,
+    "interleaved": lambda x: (x * 2).index_select(-1, INTERLEAVING) * 2,
+    "strided": lambda x: (x * 2).index_select(1, torch.tensor([1, 3, 5])) * 2,
+    "one": lambda x: (x * 2).index_select(1, torch.tensor([4])) * 2,
+    "backwards": lambda x: (x * 2).index_select(1, torch.tensor([5, 2, 0])) * 2,
+    "twice the same": lambda x: (x * 2).index_select(1, torch.tensor([1, 1])) * 2,
+    "by computed places": lambda x: (x * 2).index_select(1, x[0].argsort()) * 2,
+    "rows": lambda x: (x * 2).index_select(0, torch.tensor([2, 0])) * 2,
+    "product": lambda x: x @ WEIGHT,
+    "product over the batch": lambda x: (x.t() @ x) * 2,
+    "square product": lambda x: (x @ x.t()) @ x * 2,
+    "affine": lambda x: torch.addmm(BIAS, x, WEIGHT, beta=0.5, alpha=2),
+    "affine to batch": lambda x: torch.addmm(x, x @ WEIGHT, WEIGHT.t()),
+    "in place": lambda x: (x * 2).mul_(3).add_(x),
+    "softmax": lambda x: torch.softmax(x, -1) * 2,
+    "library": lambda x: torch.linalg.solve_triangular(
+        torch.eye(D) + x[:D].tril(-1), x.t(), upper=False
+    ),
+    "logs": lambda x: x.logsumexp(-1),
+    "in between": lambda x: x.new_zeros(N, 2) + x[:, :2],
+}
+
+
+@pytest.mark.parametrize("small", [4096, 1], ids=["sums", "products"])
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_values_stay(name, small, monkeypatch):
+    monkeypatch.setattr(module, "SMALL", small)
+    x = torch.randn(N, D, generator=torch.Generator().manual_seed(1))
+    graph = record(FUNCTIONS[name], x)
+    again = torch.randn(N, D, generator=torch.Generator().manual_seed(2))
+    expected = FUNCTIONS[name](again)
+    found = batch_last(graph, N)(again)
+    assert found.shape == expected.shape
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("name", ["pointwise", "cat", "stack", "strided", "product", "affine"])
+def test_the_batch_is_innermost(name):
+    x = torch.randn(D, N).t()
+    found = batch_last(record(FUNCTIONS[name], x), N)(x)
+    assert found.stride(0) == 1
+    assert found.stride(1) > 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dim", [2, 5, 8])
+def test_a_flow_and_its_gradient(dim, dtype):
+    flow = default(dim).to(dtype)
+
+    def step(z):
+        z = z.detach().requires_grad_()
+        x, log_det = flow.transform.forward_and_ladj(z)
+        (grad,) = torch.autograd.grad(x.square().sum() + log_det.sum(), z)
+        return x.detach(), log_det.detach(), grad
+
+    x = torch.randn(N, dim, dtype=dtype)
+    torch.testing.assert_close(batch_last(record(step, x), N)(x), step(x))
