@@ -28,6 +28,8 @@ from pyro_flows.ops import alternating_masks
 from pyro_flows.training import Score, train
 from pyro_flows.transforms import AffineCoupling, Layer, SplineCoupling
 
+IAF_LAYERS = 3  # NumPyro's default
+
 # Density: a training step of spline couplings.
 
 
@@ -142,32 +144,35 @@ def _known(options: dict[str, Any]) -> dict[str, Any]:
     return options
 
 
-def couplings(width: int) -> Callable[[int], list[Layer]]:
+def couplings(width: int, layers: int) -> Callable[[int], list[Layer]]:
     """Affine couplings; ``AutoFlow`` puts its affine behind them."""
     return lambda dim: [
-        AffineCoupling(dim, mask, hidden_dims=(width,))
-        for mask in alternating_masks(dim, targets.COUPLINGS)
+        AffineCoupling(dim, mask, hidden_dims=(width,)) for mask in alternating_masks(dim, layers)
     ]
 
 
 def vi_step(spec: Spec, *, like_iaf: bool = False, **options: Any) -> Contender:
-    """An ELBO step of couplings as wide as Pyro's, or with as many parameters as NumPyro's IAF."""
+    """An ELBO step of couplings like Pyro's, or as many and as large as the layers of an IAF."""
     model, args = model_and_args(spec)
-    width = _iaf_width(spec["dim"]) if like_iaf else spec["width"]
-    return training_step(
-        model, args, flow=couplings(width), num_particles=targets.PARTICLES, **options
-    )
+    if like_iaf:
+        flow = couplings(_iaf_width(spec["dim"]), IAF_LAYERS)
+    else:
+        flow = couplings(spec["width"], targets.COUPLINGS)
+    return training_step(model, args, flow=flow, num_particles=targets.PARTICLES, **options)
 
 
 def _iaf_width(dim: int) -> int:
     """The width with which couplings and affine come nearest to AutoIAFNormal's parameters."""
-    # Three networks with two hidden layers as wide as the vector, two outputs a coordinate.
-    wanted = 3 * (4 * dim**2 + 4 * dim) - (dim * (dim + 1) // 2 + dim)
+    # Its networks have two hidden layers as wide as the vector, and two outputs a coordinate.
+    wanted = IAF_LAYERS * (4 * dim**2 + 4 * dim) - (dim * (dim + 1) // 2 + dim)
 
     def away(width: int) -> int:
-        return abs(count(p for part in couplings(width)(dim) for p in part.parameters()) - wanted)
+        return abs(
+            count(p for part in couplings(width, IAF_LAYERS)(dim) for p in part.parameters())
+            - wanted
+        )
 
-    return min(range(1, 2 * dim + 2), key=away)
+    return min(range(1, 4 * dim + 2), key=away)
 
 
 def growth(spec: Spec) -> Contender:
@@ -219,6 +224,7 @@ CONTENDERS: dict[tuple[str, str], Callable[[Spec], Contender]] = {
     ("vi_step", "ours"): vi_step,
     ("vi_step", "ours compiled"): partial(vi_step, compile=True),
     ("vi_step", "ours, IAF's size"): partial(vi_step, like_iaf=True),
+    ("vi_step", "ours, IAF's size, compiled"): partial(vi_step, like_iaf=True, compile=True),
     ("vi_total", "ours"): vi_total,
     ("vi_total", "ours compiled"): partial(vi_total, compile=True),
     ("growth", "ours"): growth,
