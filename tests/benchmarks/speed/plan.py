@@ -103,9 +103,9 @@ GROUPS = {
                 for guide in ("AutoMultivariateNormal", "AutoIAFNormal", "AutoBNAFNormal")
             ),
         ),
-        "Ours and Pyro's: 6 affine couplings, one hidden layer, and an affine; of IAF's size: 3 and "
-        "an affine. The build of ours has the search for the best Gaussian in it. NumPyro's guides "
-        "are as they come; of AutoIAFNormal's parameters about half are masked.",
+        "Ours and Pyro's: 6 affine couplings, one hidden layer, and an affine; of IAF's size: 3 "
+        "and an affine. The build of ours has the search for the best Gaussian in it. NumPyro's "
+        "guides are as they come; of AutoIAFNormal's parameters about half are masked.",
     ),
     "vi_total": Group(
         "a whole fit of centred eight schools",
