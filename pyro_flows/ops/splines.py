@@ -21,6 +21,7 @@ from pyro_flows.ops.bins import (
     left_edges,
     pick,
 )
+from pyro_flows.ops.rational_quadratic import can_be_written_out, spline_written_out
 from pyro_flows.ops.stable import soft_clamp
 
 __all__ = [
@@ -59,11 +60,17 @@ def rational_quadratic_spline(
         >>> torch.allclose(y, x), ladj.abs().max().item() < 1e-6
         (True, True)
     """
-    bins = (params.shape[-1] + 1) // 3
-    log_slopes = F.pad(params[..., 2 * bins :], (1, 1))
-    inside, safe = in_box(x, bound)
-    y, ladj = _in_bins(safe, params, log_slopes, bound, inverse=inverse)
-    return identity_outside(x, inside, y, ladj)
+
+    def plain(x: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
+        bins = (params.shape[-1] + 1) // 3
+        log_slopes = F.pad(params[..., 2 * bins :], (1, 1))
+        inside, safe = in_box(x, bound)
+        y, ladj = _in_bins(safe, params, log_slopes, bound, inverse=inverse)
+        return identity_outside(x, inside, y, ladj)
+
+    if can_be_written_out(x, params):
+        return spline_written_out(x, params, bound, inverse=inverse, periodic=False, plain=plain)
+    return plain(x, params)
 
 
 def periodic_rational_quadratic_spline(
@@ -94,10 +101,16 @@ def periodic_rational_quadratic_spline(
         >>> torch.allclose(y[::2], x[::2]), torch.allclose(ladj[0], ladj[2])
         (True, True)
     """
-    bins = params.shape[-1] // 3
-    log_slopes = params[..., 2 * bins :]
-    log_slopes = torch.cat([log_slopes, log_slopes[..., :1]], -1)
-    return _in_bins(x, params, log_slopes, math.pi, inverse=inverse)
+
+    def plain(x: Tensor, params: Tensor) -> tuple[Tensor, Tensor]:
+        bins = params.shape[-1] // 3
+        log_slopes = params[..., 2 * bins :]
+        log_slopes = torch.cat([log_slopes, log_slopes[..., :1]], -1)
+        return _in_bins(x, params, log_slopes, math.pi, inverse=inverse)
+
+    if can_be_written_out(x, params):
+        return spline_written_out(x, params, math.pi, inverse=inverse, periodic=True, plain=plain)
+    return plain(x, params)
 
 
 def _in_bins(
