@@ -23,6 +23,19 @@ def needs_plain_operations() -> bool:
     return is_recording() or forward_ad._current_level >= 0
 
 
+def can_hide_gradient() -> bool:
+    """Whether a Function may stand for plain operations: no transform or tangent looks inside.
+
+    Its operations must not depend on values; compilers then take the gradient that it has, too.
+    """
+    transform = torch._C._functorch.peek_interpreter_stack()
+    return (
+        isinstance(transform, type(None))  # what compilers take `is None` of to be false
+        and torch._C._get_tracing_state() is None
+        and forward_ad._current_level < 0
+    )
+
+
 def to_second_order(
     x: Tensor, results: tuple[Tensor, ...], residual: Tensor, solve: Solve
 ) -> tuple[Tensor, ...]:

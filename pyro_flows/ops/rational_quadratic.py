@@ -16,15 +16,15 @@ import torch
 from torch import Tensor
 
 from pyro_flows.ops.bins import MAX_LOG_SLOPE, MIN_BIN
-from pyro_flows.ops.derivatives import needs_plain_operations
+from pyro_flows.ops.derivatives import can_hide_gradient
 
 Plain = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def can_be_written_out(x: Tensor, params: Tensor) -> bool:
-    """Whether the gradient may be hidden: nothing is recorded, batched or carries a tangent."""
+    """Whether :func:`spline_written_out` takes these: alike, and under no transform."""
     alike = x.shape == params.shape[:-1] and x.dtype == params.dtype
-    return alike and not needs_plain_operations()
+    return alike and can_hide_gradient()
 
 
 def spline_written_out(
@@ -62,14 +62,14 @@ class _Spline(torch.autograd.Function):
         # Bins first in memory, so that each operation runs over long rows.
         rows = params.movedim(-1, 0).contiguous()
         shares = rows[: 2 * bins].unflatten(0, (2, bins)).softmax(1)
-        sums = shares.new_zeros(2, bins + 1, *x.shape)  # of the shares to the left
-        torch.cumsum(shares, 1, out=sums[:, 1:])
+        none = shares.new_zeros(2, 1, *x.shape)
+        sums = torch.cat([none, shares[:, :-1].cumsum(1)], 1)  # of the shares to the left
         outside = None if periodic else ~(x.abs() < bound)
         at = x if outside is None else x.masked_fill(outside, 0.0)
 
         first, last = least - bound, (bins - 1) * least - bound
         steps = torch.linspace(first, last, bins - 1, dtype=x.dtype, device=x.device)
-        edges = torch.add(steps.view(-1, *[1] * x.dim()), sums[int(inverse), 1:-1], alpha=free)
+        edges = torch.add(steps.view(-1, *[1] * x.dim()), sums[int(inverse), 1:], alpha=free)
         index = (at >= edges).sum(0)
         both = index.expand(2, 1, *x.shape)
         share, before = shares.gather(1, both)[:, 0], sums.gather(1, both)[:, 0]
@@ -200,10 +200,10 @@ def _by_params(
     by_share = torch.addcmul(mean[:, None], passed, by_low[:, None], value=ctx.free)
     chosen = torch.add(mean, by_size, alpha=ctx.free)
     by_share.scatter_(1, index.expand(2, 1, *index.shape), chosen[:, None])
-    rows = shares.new_empty(3 * bins - (not ctx.periodic), *index.shape)
-    torch.mul(by_share, shares, out=rows[: 2 * bins].unflatten(0, (2, bins)))
-    knots = rows.new_zeros(bins + 1, *index.shape).scatter_(0, ends, by_knots)
+    by_share = by_share.mul_(shares).flatten(0, 1)
+    knots = shares.new_zeros(bins + 1, *index.shape).scatter_(0, ends, by_knots)
     if ctx.periodic:
-        knots[0] += knots[-1]
-    rows[2 * bins :] = knots[:-1] if ctx.periodic else knots[1:-1]
+        rows = torch.cat([by_share, knots[:1] + knots[-1:], knots[1:-1]])
+    else:
+        rows = torch.cat([by_share, knots[1:-1]])
     return rows.movedim(0, -1)

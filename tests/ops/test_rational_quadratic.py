@@ -143,3 +143,23 @@ def test_shared_parameters_are_broadcast(plain):
     y, ladj = rational_quadratic_spline(x, params, BOUND)
     alone = rational_quadratic_spline(x, params.expand(8, 3, -1), BOUND)
     torch.testing.assert_close((y, ladj), alone)
+
+
+@both_ways
+def test_compilers_take_the_gradient_too(inverse):
+    x, params = inputs("box", (16, 2), 4)
+    results = []
+    for function in (
+        KINDS["box"],
+        torch.compile(KINDS["box"], fullgraph=True, backend="aot_eager"),
+    ):
+        y, ladj = function(x, params, inverse=inverse)
+        results.append((y, ladj, *torch.autograd.grad((y * ladj).sum(), (x, params))))
+    torch.testing.assert_close(*results)
+
+
+def test_compilers_see_through_transforms():
+    x, params = (t.detach() for t in inputs("box", (6,), 3))
+    slopes = torch.vmap(torch.func.grad(lambda *pair: KINDS["box"](*pair)[0]))
+    compiled = torch.compile(slopes, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x, params), slopes(x, params))
