@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -22,6 +23,7 @@ from pyro.infer.autoguide import (
     AutoMultivariateNormal,
     AutoNormalizingFlow,
 )
+from pyro.poutine.runtime import _DIM_ALLOCATOR
 from torch import Tensor
 
 from .checks import constrain
@@ -135,9 +137,19 @@ def _flat(target: Target) -> Callable[[], None]:
 
 def _score(target: Target, z: Tensor) -> Tensor:
     # Not Target.log_joint: that one has no need of gradients through chunks.
-    # Blocked, since the particles' plate is none of the target's.
-    with pyro.validation_enabled(False), poutine.block():
+    with pyro.validation_enabled(False), poutine.block(), _no_plates():
         return torch.func.vmap(target._log_joint_at)(z)
+
+
+@contextmanager
+def _no_plates() -> Iterator[None]:
+    """Inside, the particles' plate takes no dimension: the target's own plates begin at -1."""
+    taken = _DIM_ALLOCATOR._stack
+    _DIM_ALLOCATOR._stack = []
+    try:
+        yield
+    finally:
+        _DIM_ALLOCATOR._stack = taken
 
 
 def _iaf(model: Any) -> Any:

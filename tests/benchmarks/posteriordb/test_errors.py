@@ -112,6 +112,16 @@ def test_pyros_guides_are_trained_on_the_target(monkeypatch):
     assert set(fit.draws(7)) == {"z"}
 
 
+def test_pyros_guides_see_the_target_within_the_plate_of_their_particles():
+    from . import fits
+
+    target = traps.targets()["label_switching"]
+    z = torch.randn(5, target.dim)
+    with pyro.plate("particles", 5, dim=-1):
+        score = fits._score(target, z)
+    torch.testing.assert_close(score, target.log_joint(z))
+
+
 def test_rows_are_read_once_and_shown(tmp_path: Path):
     row = {
         "guide": "flow",
