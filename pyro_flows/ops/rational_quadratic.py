@@ -67,8 +67,7 @@ class _Spline(torch.autograd.Function):
         outside = None if periodic else ~(x.abs() < bound)
         at = x if outside is None else x.masked_fill(outside, 0.0)
 
-        first, last = least - bound, (bins - 1) * least - bound
-        steps = torch.linspace(first, last, bins - 1, dtype=x.dtype, device=x.device)
+        steps = torch.arange(1, bins, dtype=x.dtype, device=x.device).mul_(least).sub_(bound)
         edges = torch.add(steps.view(-1, *[1] * x.dim()), sums[int(inverse), 1:], alpha=free)
         index = (at >= edges).sum(0)
         both = index.expand(2, 1, *x.shape)
