@@ -91,8 +91,7 @@ class _Recorder(TorchDispatchMode):
         self.constants: dict[int, tuple[Tensor, int, str]] = {}
         for index, tensor in enumerate(example):
             node = self.graph.placeholder(f"input{index}")
-            node.meta["shape"] = tuple(tensor.shape)
-            self.live[id(tensor)] = tensor, node
+            self.live[id(tensor)] = tensor, _noted(node, tensor)
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -146,19 +145,16 @@ class _Recorder(TorchDispatchMode):
             name = f"constant{len(self.constants)}"
             self.constants[id(value)] = value, _version(value), name
         node = self.graph.get_attr(self.constants[id(value)][2])
-        node.meta["shape"] = tuple(value.shape)
-        return node
+        return _noted(node, value)
 
     def _note(self, func: Any, result: Any, node: fx.Node) -> None:
         if isinstance(result, Tensor):
-            node.meta["shape"] = tuple(result.shape)
-            self.live[id(result)] = result, node
+            self.live[id(result)] = result, _noted(node, result)
         elif isinstance(result, (tuple, list)):
             for index, part in enumerate(result):
                 if isinstance(part, Tensor):
                     item = self.graph.call_function(operator.getitem, (node, index))
-                    item.meta["shape"] = tuple(part.shape)
-                    self.live[id(part)] = part, item
+                    self.live[id(part)] = part, _noted(item, part)
         elif result is not None:
             raise RecordingError(f"{func} asks for values that depend on the inputs")
 
@@ -170,6 +166,12 @@ class _Recorder(TorchDispatchMode):
         self.graph.eliminate_dead_code()
         root = {name: tensor.detach() for tensor, _, name in self.constants.values()}
         return fx.GraphModule(root, self.graph)
+
+
+def _noted(node: fx.Node, tensor: Tensor) -> fx.Node:
+    """The node, with what rewriting a graph asks for."""
+    node.meta["shape"], node.meta["dtype"] = tuple(tensor.shape), tensor.dtype
+    return node
 
 
 def _version(tensor: Tensor) -> int:

@@ -23,26 +23,64 @@ aten = torch.ops.aten
 SMALL = 4096
 
 
-def batch_last(graph: fx.GraphModule, size: int) -> fx.GraphModule:
-    """Rewrite a graph, as :func:`pyro_flows.guides.capture.record` makes it, in place.
+def batch_last(graph: fx.GraphModule, size: int) -> fx.GraphModule | None:
+    """A graph, as :func:`pyro_flows.guides.capture.record` makes it, laid out anew.
 
     Args:
-        graph: of ATen operations, with shapes in their ``meta``.
+        graph: of ATen operations, with shapes and dtypes in their ``meta``.
         size: of the batch. Whatever has it as the first of two or more sizes is laid out anew; if
             that is a coincidence, nothing but the layout changes.
+
+    Returns:
+        A new graph of the same constants; None where operations depend on how memory is laid out,
+        or write into what others may share.
     """
-    for node in graph.graph.nodes:
-        if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
-            continue
+    nodes: dict[fx.Node, fx.Node] = {}
+    copied = fx.Graph()
+    copied.output(copied.graph_copy(graph.graph, nodes))
+    laid_out = fx.GraphModule(graph, copied)
+    calls = [node for node in copied.nodes if isinstance(node.target, torch._ops.OpOverload)]
+    for node in calls:
+        if node.target in _BOUND_TO_MEMORY or not _is_pure(node):
+            return None
+    for node in calls:
         if node.target in _PRODUCTS:
             _multiply(node, size)
         elif node.target is aten.index_select.default:
             _select(graph, node, size)
-        elif _is_batch(node, size) and not node.target._schema.is_mutable:
+        elif node.target in _VIEWS:
+            _replace(node, torch.reshape, *node.args)  # of which a view may not be possible now
+        elif _is_batch(node, size):
             _lay_out(node)
-    graph.graph.lint()
-    graph.recompile()
-    return graph
+    copied.lint()
+    laid_out.recompile()
+    return laid_out
+
+
+def _is_pure(node: fx.Node) -> bool:
+    """Whether it changes nothing; made so if what it changes is nobody else's."""
+    op = cast("Any", node.target)
+    if not op._schema.is_mutable:
+        return True
+    written = node.args[0]
+    name = op._schema.name.removeprefix("aten::")
+    pure = getattr(getattr(aten, name.removesuffix("_"), None), op._overloadname, None)
+    if pure is None or not name.endswith("_") or not isinstance(written, fx.Node):
+        return False
+    if _may_share(written) or any(_may_share(user) for user in written.users if user is not node):
+        return False
+    if any(other.meta.get("dtype") != written.meta["dtype"] for other in node.all_input_nodes):
+        return False  # the result would have another dtype
+    node.target = pure
+    return True
+
+
+def _may_share(node: fx.Node) -> bool:
+    """Whether its memory may be another's: inputs, constants, views, and tuples of them."""
+    op = node.target
+    return not isinstance(op, torch._ops.OpOverload) or any(
+        out.alias_info for out in op._schema.returns
+    )
 
 
 def _is_batch(node: Any, size: int) -> bool:
@@ -74,43 +112,46 @@ def _argument(node: fx.Node, index: int, name: str, default: Any) -> Any:
 def _multiply(node: fx.Node, size: int) -> None:
     """Write a small product as sums, and a larger one as that of the transposed."""
     left, right = (cast("fx.Node", arg).meta["shape"] for arg in node.args[-2:])
+    if size not in left or not node.meta["dtype"].is_floating_point:
+        return
     small = left[0] * left[1] * right[1] <= SMALL * size
-    if size in (left[0], left[1]):
-        function = _small_product if small else _product
-        _replace(
-            node, function, *node.args[-2:], *node.args[:-2], first=left[0] == size, **node.kwargs
-        )
+    function, first = _small_product if small else _product, left[0] == size
+    _replace(node, function, *node.args[-2:], *node.args[:-2], first=first, **node.kwargs)
 
 
 def _select(graph: fx.GraphModule, node: fx.Node, size: int) -> None:
     """Take the elements at known places by views where a few will do."""
     x, dim, index = cast("tuple[fx.Node, int, fx.Node]", node.args)
-    dim %= len(x.meta["shape"])
-    if dim == 0 or not _is_batch(x, size):
+    if not _is_batch(x, size) or dim % len(x.meta["shape"]) == 0:
         return
-    places = getattr(graph, cast("str", index.target)).tolist() if index.op == "get_attr" else []
-    if places and (grid := _grid(places)) and len(places) == x.meta["shape"][dim]:
+    dim %= len(x.meta["shape"])
+    places: list[int] = []
+    if index.op == "get_attr":
+        places = getattr(graph, cast("str", index.target)).reshape(-1).tolist()
+    if len(places) == x.meta["shape"][dim] and (grid := _grid(places)):
         _replace(node, _interleaved, x, dim, grid)
-    elif places and (step := _step(places)):
+    elif step := _step(places):
         _replace(node, aten.slice.Tensor, x, dim, places[0], places[-1] + 1, step)
     else:
         _replace(node, _selected, x, dim, index)
 
 
 def _step(places: Sequence[int]) -> int:
-    """The distance between places if it is always the same, else 0."""
+    """The distance between places if it is always the same and forward, else 0."""
+    if len(places) < 2:
+        return len(places)
     steps = {b - a for a, b in zip(places[:-1], places[1:], strict=True)}
-    return max(0, *steps) if len(steps) == 1 else int(len(places) == 1)
+    return max(0, *steps) if len(steps) == 1 else 0
 
 
 def _grid(places: Sequence[int]) -> tuple[int, int] | None:
     """Rows and columns if the places are those of a matrix read by columns."""
-    count = len(places)
-    for rows in range(2, count):
-        columns = count // rows
-        if list(places) == [row * columns + k for k in range(columns) for row in range(rows)]:
-            return rows, columns
-    return None
+    if len(places) < 2 or places[1] < 2 or len(places) % places[1]:
+        return None
+    columns = places[1]
+    rows = len(places) // columns
+    order = [row * columns + k for k in range(columns) for row in range(rows)]
+    return (rows, columns) if list(places) == order else None
 
 
 # What takes the operations' place. The batch is the first dimension of what they take and give.
@@ -128,7 +169,7 @@ def _pointwise(op: Any, dims: int, *args: Any, **kwargs: Any) -> Tensor:
 
 def _copied(op: Any, *args: Any, **kwargs: Any) -> Tensor:
     result: Tensor = op(*args, **kwargs)
-    return result.movedim(0, -1).clone().movedim(-1, 0)
+    return result.movedim(0, -1).clone(memory_format=torch.contiguous_format).movedim(-1, 0)
 
 
 def _cat(tensors: Sequence[Tensor], dim: int) -> Tensor:
@@ -165,10 +206,15 @@ def _product(left: Tensor, right: Tensor, *added: Tensor, first: bool, **scales:
 def _plus(product: Tensor, *added: Tensor, beta: float = 1, alpha: float = 1) -> Tensor:
     if alpha != 1:
         product = _pointwise(torch.mul, 2, product, alpha)
-    for term in added:
+    for term in added if beta != 0 else ():
         product = _pointwise(torch.add, 2, product, term if beta == 1 else term * beta)
     return product
 
 
 _JOINS = {aten.cat.default: _cat, aten.stack.default: _stack}
 _PRODUCTS = (aten.mm.default, aten.addmm.default)
+_VIEWS = (aten.view.default, aten._unsafe_view.default)
+_BOUND_TO_MEMORY = (
+    *(aten.as_strided.default, aten.view.dtype),
+    *(aten.view_as_complex.default, aten.view_as_real.default),
+)

@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, cast
 
 import pyro
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from pyro_flows.distributions import Flow, FlowDistribution, StandardNormal
 from pyro_flows.guides import structure
@@ -138,12 +139,13 @@ class WholeSteps:
         # The draws of the run go on as if nothing had been tried.
         with pyro.validation_enabled(False), structure.random_state_kept():
             example = *fresh_state(vector), vector.new_full((), 0.01), self._drawn(count)
-            graph = record(whole, *example)
-            if vector.device.type == "cpu":
-                graph = batch_last(graph, count)
-            compiled = torch.compile(graph, fullgraph=True, dynamic=False)
-            _check_equal(compiled, whole, (*example[:-1], self._drawn(count)))
-        return compiled
+            recorded = record(whole, *example)
+            laid_out = batch_last(recorded, count) if vector.device.type == "cpu" else None
+            unseen = *example[:-1], self._drawn(count)
+            if laid_out is not None:
+                with contextlib.suppress(Exception):
+                    return _compiled_like(whole, laid_out, unseen)
+            return _compiled_like(whole, recorded, unseen)
 
 
 class _Path(nn.Module):
@@ -165,6 +167,14 @@ def _names(flow: Flow, parameters: Sequence[Tensor]) -> tuple[list[str], list[to
     """The parameters' names inside :class:`_Path`, and their shapes, in their order."""
     known = {id(parameter): f"flow.{name}" for name, parameter in flow.named_parameters()}
     return [known[id(p)] for p in parameters], [p.shape for p in parameters]
+
+
+def _compiled_like(
+    plain: Callable[..., Any], graph: fx.GraphModule, inputs: tuple[Tensor, ...]
+) -> Callable[..., Any]:
+    compiled: Callable[..., Any] = torch.compile(graph, fullgraph=True, dynamic=False)
+    _check_equal(compiled, plain, inputs)
+    return compiled
 
 
 def _check_equal(

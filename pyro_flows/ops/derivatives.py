@@ -24,16 +24,28 @@ def needs_plain_operations() -> bool:
 
 
 def can_hide_gradient() -> bool:
-    """Whether a Function may stand for plain operations: no transform or tangent looks inside.
+    """Whether a Function of fixed operations may stand for plain ones.
 
-    Its operations must not depend on values; compilers then take the gradient that it has, too.
+    Unlike what :func:`needs_plain_operations` guards, it doesn't depend on values: compilers may
+    see it, and take its gradient. Transforms, tangents, tracers and exports need to see inside.
     """
+    exporting = getattr(torch.compiler, "is_exporting", None)
     transform = torch._C._functorch.peek_interpreter_stack()
     return (
-        isinstance(transform, type(None))  # what compilers take `is None` of to be false
+        # Not `is None`, which compilers take to be false of what they stand for None with.
+        isinstance(transform, type(None))
         and torch._C._get_tracing_state() is None
         and forward_ad._current_level < 0
+        and not (exporting is not None and exporting())
     )
+
+
+def are_batched(tensors: tuple[Tensor, ...]) -> bool:
+    """Whether gradients come in batches: ``is_grads_batched`` shows in no state, in backward."""
+    if torch.compiler.is_compiling():
+        return False
+    # Python has no name for the key of these tensors, but prints it.
+    return any("Batched" in str(torch._C._dispatch_keys(tensor)) for tensor in tensors)
 
 
 def to_second_order(

@@ -3,8 +3,7 @@
 
 """The rational-quadratic spline with its gradient written out: what training spends its time in.
 
-Autograd keeps and walks some eighty operations for a spline, a dozen of them over all bins.
-Written out they are half as many, three of them over all bins, in about half the time.
+Three fifths of the operations that autograd makes of it, and a third of those over all bins.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pyro_flows.ops.bins import MAX_LOG_SLOPE, MIN_BIN
-from pyro_flows.ops.derivatives import can_hide_gradient
+from pyro_flows.ops.derivatives import are_batched, can_hide_gradient
 
 Plain = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -30,7 +29,7 @@ def can_be_written_out(x: Tensor, params: Tensor) -> bool:
 def spline_written_out(
     x: Tensor, params: Tensor, bound: float, *, inverse: bool, periodic: bool, plain: Plain
 ) -> tuple[Tensor, Tensor]:
-    """The spline in its box, and the identity outside.
+    """The spline; outside its box the identity, unless it is periodic.
 
     Args:
         x: values, shape ``(*)``.
@@ -83,7 +82,7 @@ class _Spline(torch.autograd.Function):
 
         s = h / w
         if inverse:
-            t, rest = _solved(((at - y0) / h).clamp_(0, 1), s, d0, d1)
+            t, rest = solved_in_bin(((at - y0) / h).clamp_(0, 1), s, d0, d1)
         else:
             t = ((at - x0) / w).clamp_(0, 1)
             rest = 1 - t
@@ -109,12 +108,12 @@ class _Spline(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *ahead: Tensor) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or are_batched(ahead):
             return *_differentiable(ctx, ahead), None, None, None, None
         return *_gradients(ctx, *ahead), None, None, None, None
 
 
-def _solved(u: Tensor, s: Tensor, d0: Tensor, d1: Tensor) -> tuple[Tensor, Tensor]:
+def solved_in_bin(u: Tensor, s: Tensor, d0: Tensor, d1: Tensor) -> tuple[Tensor, Tensor]:
     """The place in its bin of what is mapped to ``u``, and the rest, both in ``[0, 1]``."""
     # Durkan's quadratic in the form t = 2su / (2su + r), 1 - t = r / (2su + r): its
     # discriminant is a sum of squares, and nothing cancels in r either.
@@ -128,12 +127,14 @@ def _solved(u: Tensor, s: Tensor, d0: Tensor, d1: Tensor) -> tuple[Tensor, Tenso
 
 
 def _differentiable(ctx: Any, ahead: tuple[Tensor, ...]) -> tuple[Tensor | None, ...]:
-    """The gradient of the plain operations, which can be differentiated again."""
+    """The gradient of the plain operations, which can be differentiated again, or batched."""
     # Views, since the parameters may have been made of the values: each is to be one input.
-    given = [tensor.view_as(tensor) for tensor in ctx.saved_tensors[:2]]
-    needed = ctx.needs_input_grad[:2]
+    again, needed = torch.is_grad_enabled(), ctx.needs_input_grad[:2]
+    with torch.enable_grad():
+        given = [tensor.view_as(tensor) for tensor in ctx.saved_tensors[:2]]
+        results = ctx.plain(*given)
     wanted = [tensor for tensor, need in zip(given, needed, strict=True) if need]
-    found = iter(torch.autograd.grad(ctx.plain(*given), wanted, ahead, create_graph=True))
+    found = iter(torch.autograd.grad(results, wanted, ahead, create_graph=again))
     return tuple(next(found) if need else None for need in needed)
 
 

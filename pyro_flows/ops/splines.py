@@ -21,7 +21,11 @@ from pyro_flows.ops.bins import (
     left_edges,
     pick,
 )
-from pyro_flows.ops.rational_quadratic import can_be_written_out, spline_written_out
+from pyro_flows.ops.rational_quadratic import (
+    can_be_written_out,
+    solved_in_bin,
+    spline_written_out,
+)
 from pyro_flows.ops.stable import soft_clamp
 
 __all__ = [
@@ -134,15 +138,7 @@ def _in_bins(
     curvature = d0 + d1 - 2 * s
 
     if inverse:
-        # Durkan's quadratic in the form t = 2su / (2su + r), 1 - t = r / (2su + r): its
-        # discriminant is a sum of squares, and nothing cancels in r either.
-        u = ((x - y0) / h).clamp(0, 1)
-        tilt = d0 * (1 - u) - d1 * u
-        cross = 4 * u * (1 - u) * s * s
-        size = tilt.abs() + torch.sqrt(tilt * tilt + cross)
-        r = torch.where(tilt > 0, size, cross / size)
-        t = 2 * s * u / (2 * s * u + r)
-        rest = r / (2 * s * u + r)
+        t, rest = solved_in_bin(((x - y0) / h).clamp(0, 1), s, d0, d1)
         y = x0 + t * w
     else:
         t = ((x - x0) / w).clamp(0, 1)

@@ -42,8 +42,32 @@ FUNCTIONS = {
         torch.eye(D) + x[:D].tril(-1), x.t(), upper=False
     ),
     "logs": lambda x: x.logsumexp(-1),
+    "view over the batch": lambda x: (x @ WEIGHT).reshape(-1) * 2,
+    "stack as rows": lambda x: torch.stack([x[:, :2] * 2, x[:, 2:4]], 1) @ WEIGHT[:2],
+    "cat as rows": lambda x: torch.cat([x[:, :2], x[:, 2:]], 1).view(N, 3, 2) @ WEIGHT[:2],
+    "turned twice": lambda x: x.t().contiguous().t().contiguous().view(-1),
+    "select and change": lambda x: _changed(x * 2),
+    "change after select": lambda x: _changed_later(x * 2),
+    "change of an input's elements": lambda x: x.index_select(1, torch.tensor([1, 3])).mul_(3),
+    "strides": lambda x: (x * 2).as_strided((3, 2), (1, 2)) * 2,
+    "without the first term": lambda x: torch.addmm(BIAS / 0, x, WEIGHT, beta=0),
+    "integers": lambda x: x.int() @ x.t().int(),
+    "dtypes": lambda x: (x * 2).float().mul_(x.double()),
     "in between": lambda x: x.new_zeros(N, 2) + x[:, :2],
 }
+
+LEFT = {"strides", "dtypes"}
+
+
+def _changed(y):
+    picked = y.index_select(1, torch.tensor([1, 3, 5])).mul_(3)
+    return y[:, :3] + picked
+
+
+def _changed_later(y):
+    picked = y.index_select(1, torch.tensor([1, 3, 5]))
+    y.add_(1)
+    return y[:, :3] + picked
 
 
 @pytest.mark.parametrize("small", [4096, 1], ids=["sums", "products"])
@@ -53,10 +77,14 @@ def test_values_stay(name, small, monkeypatch):
     x = torch.randn(N, D, generator=torch.Generator().manual_seed(1))
     graph = record(FUNCTIONS[name], x)
     again = torch.randn(N, D, generator=torch.Generator().manual_seed(2))
-    expected = FUNCTIONS[name](again)
-    found = batch_last(graph, N)(again)
-    assert found.shape == expected.shape
-    torch.testing.assert_close(found, expected)
+    kept, expected = again.clone(), FUNCTIONS[name](again)
+    laid_out = batch_last(graph, N)
+    assert (laid_out is None) == (name in LEFT)
+    for candidate in (graph, laid_out or graph):
+        found = candidate(again)
+        assert found.shape == expected.shape
+        torch.testing.assert_close(found, expected)
+    assert torch.equal(again, kept)
 
 
 @pytest.mark.parametrize("name", ["pointwise", "cat", "stack", "strided", "product", "affine"])

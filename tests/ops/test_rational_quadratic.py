@@ -163,3 +163,27 @@ def test_compilers_see_through_transforms():
     slopes = torch.vmap(torch.func.grad(lambda *pair: KINDS["box"](*pair)[0]))
     compiled = torch.compile(slopes, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(x, params), slopes(x, params))
+
+
+@every_kind
+@both_ways
+@pytest.mark.parametrize("which", [0, 1], ids=["values", "ladj"])
+def test_batched_gradients(kind, inverse, which):
+    x, params = inputs(kind, (5,), 3)
+    results = KINDS[kind](x, params, inverse=inverse)
+    found = torch.autograd.grad(
+        results[which], (x, params), torch.eye(5), is_grads_batched=True, retain_graph=True
+    )
+    one = torch.autograd.grad(results[which], (x, params), torch.eye(5)[2])
+    torch.testing.assert_close([part[2] for part in found], list(one))
+
+
+def test_exported_modules_have_gradients():
+    class Module(torch.nn.Module):
+        def forward(self, x, params):
+            return KINDS["box"](x, params)
+
+    x, params = inputs("box", (6,), 3)
+    y, ladj = torch.export.export(Module(), (x, params), strict=True).module()(x, params)
+    expected = torch.autograd.grad(sum(map(torch.sum, KINDS["box"](x, params))), (x, params))
+    torch.testing.assert_close(torch.autograd.grad((y + ladj).sum(), (x, params)), expected)
