@@ -69,8 +69,11 @@ def _is_pure(node: fx.Node) -> bool:
         return False
     if _may_share(written) or any(_may_share(user) for user in written.users if user is not node):
         return False
-    if any(other.meta.get("dtype") != written.meta["dtype"] for other in node.all_input_nodes):
-        return False  # the result would have another dtype
+    kept = written.meta["dtype"]  # while the result of the pure operation has the larger one
+    for other in node.all_input_nodes:
+        dtype = other.meta["dtype"]
+        if dtype != kept and (dtype.is_floating_point or not kept.is_floating_point):
+            return False
     node.target = pure
     return True
 
