@@ -125,11 +125,13 @@ def pyro_guide(make: Callable[[Any], Any], target: Target, seed: int) -> Fit:
 
 
 def _flat(target: Target) -> Callable[[], None]:
+    dim = target.dim  # looked up outside of any plate, for which it would be kept otherwise
+
     def model() -> None:
         # Masked: flat, and yet it can be sampled, which Pyro's guides ask for.
-        flat_prior = dist.Normal(torch.zeros(target.dim), 1.0).to_event(1).mask(False)
+        flat_prior = dist.Normal(torch.zeros(dim), 1.0).to_event(1).mask(False)
         z = pyro.sample("z", flat_prior)
-        flat = z.reshape(-1, target.dim)
+        flat = z.reshape(-1, dim)
         pyro.factor("log_joint", _score(target, flat).reshape(z.shape[:-1]))
 
     return model

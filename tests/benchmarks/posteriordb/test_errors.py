@@ -115,11 +115,15 @@ def test_pyros_guides_are_trained_on_the_target(monkeypatch):
 def test_pyros_guides_see_the_target_within_the_plate_of_their_particles():
     from . import fits
 
-    target = traps.targets()["label_switching"]
-    z = torch.randn(5, target.dim)
-    with pyro.plate("particles", 5, dim=-1):
-        score = fits._score(target, z)
-    torch.testing.assert_close(score, target.log_joint(z))
+    for name in ("label_switching", "funnel_10"):
+        target = traps.targets().get(name) or synthetic.targets()[name]
+        model = fits._flat(target)
+        with pyro.plate("particles", 5, dim=-1):
+            trace = pyro.poutine.trace(model).get_trace()
+        z = trace.nodes["z"]["value"]
+        trace.compute_log_prob()
+        found = trace.nodes["log_joint"]["log_prob"]
+        torch.testing.assert_close(found, target.log_joint(z).to(found.dtype))
 
 
 def test_rows_are_read_once_and_shown(tmp_path: Path):
