@@ -35,13 +35,12 @@ def batch_last(graph: fx.GraphModule, size: int) -> fx.GraphModule | None:
         A new graph of the same constants; None where operations depend on how memory is laid out,
         or write into what others may share.
     """
-    nodes: dict[fx.Node, fx.Node] = {}
     copied = fx.Graph()
-    copied.output(copied.graph_copy(graph.graph, nodes))
+    copied.output(copied.graph_copy(graph.graph, {}))
     laid_out = fx.GraphModule(graph, copied)
     calls = [node for node in copied.nodes if isinstance(node.target, torch._ops.OpOverload)]
     for node in calls:
-        if node.target in _BOUND_TO_MEMORY or not _is_pure(node):
+        if node.target in _BOUND_TO_MEMORY or not _made_pure(node):
             return None
     for node in calls:
         if node.target in _PRODUCTS:
@@ -57,15 +56,14 @@ def batch_last(graph: fx.GraphModule, size: int) -> fx.GraphModule | None:
     return laid_out
 
 
-def _is_pure(node: fx.Node) -> bool:
-    """Whether it changes nothing; made so if what it changes is nobody else's."""
+def _made_pure(node: fx.Node) -> bool:
+    """Whether it changes nothing, after it was made so if what it changes is nobody else's."""
     op = cast("Any", node.target)
     if not op._schema.is_mutable:
         return True
     written = node.args[0]
-    name = op._schema.name.removeprefix("aten::")
-    pure = getattr(getattr(aten, name.removesuffix("_"), None), op._overloadname, None)
-    if pure is None or not name.endswith("_") or not isinstance(written, fx.Node):
+    pure = _pure_form(op)
+    if pure is None or not isinstance(written, fx.Node):
         return False
     if _may_share(written) or any(_may_share(user) for user in written.users if user is not node):
         return False
@@ -76,6 +74,23 @@ def _is_pure(node: fx.Node) -> bool:
             return False
     node.target = pure
     return True
+
+
+def _pure_form(op: Any) -> Any:
+    """What gives the result that ``op`` leaves in its first argument; None if nothing does.
+
+    By the arguments, since names of overloads differ: ``pow_.Scalar`` is ``pow.Tensor_Scalar``.
+    """
+    name = op._schema.name.removeprefix("aten::")
+    packet = getattr(aten, name.removesuffix("_"), None)
+    if packet is None or not name.endswith("_"):
+        return None
+    wanted = [(argument.name, str(argument.type)) for argument in op._schema.arguments]
+    for overload in packet.overloads():
+        pure = getattr(packet, overload)
+        if [(argument.name, str(argument.type)) for argument in pure._schema.arguments] == wanted:
+            return pure
+    return None
 
 
 def _may_share(node: fx.Node) -> bool:

@@ -52,6 +52,7 @@ FUNCTIONS = {
     "strides": lambda x: (x * 2).as_strided((3, 2), (1, 2)) * 2,
     "without the first term": lambda x: torch.addmm(BIAS / 0, x, WEIGHT, beta=0),
     "integers": lambda x: x.int() @ x.t().int(),
+    "powers in place": lambda x: (x * 2).pow_(2).square_().add_(1, alpha=2).clamp_(0, 9),
     "masked in place": lambda x: (x * 2).masked_fill_(x < 0, 3.0) * 2,
     "dtypes": lambda x: (x * 2).float().mul_(x.double()),
     "in between": lambda x: x.new_zeros(N, 2) + x[:, :2],

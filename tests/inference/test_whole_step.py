@@ -11,7 +11,7 @@ import torch
 from pyro_flows import AutoFlow, FlowVI
 from pyro_flows.errors import GuideError
 from pyro_flows.guides import LogJoint
-from pyro_flows.inference import Objective, whole_step
+from pyro_flows.inference import Objective, batch_last, whole_step
 from pyro_flows.inference.randomness import seeded
 from pyro_flows.inference.whole_step import WholeSteps
 from pyro_flows.training import Schedule, train
@@ -54,8 +54,21 @@ def trained(compile, model=model, flow="default", steps=(40,), particles=(16,)):
 
 @pytest.fixture
 def recorded_only(monkeypatch):
-    """The recorded graph as it is: what a compiler makes of it is its own affair."""
-    monkeypatch.setattr(torch, "compile", lambda graph, **options: graph)
+    """The recorded graphs as they are: what a compiler makes of them is its own affair."""
+    graphs = []
+
+    def kept(graph, **options):
+        graphs.append(graph)
+        return graph
+
+    monkeypatch.setattr(torch, "compile", kept)
+    return graphs
+
+
+def laid_out(graphs):
+    """Whether all had the draws laid innermost, at the first attempt."""
+    targets = [{node.target for node in graph.graph.nodes} for graph in graphs]
+    return bool(targets) and all(batch_last._pointwise in found for found in targets)
 
 
 def two_splines(dim):
@@ -70,6 +83,7 @@ def test_the_recorded_step_gives_the_same_fit(recorded_only, flow):
     other, choice, same, also = trained(True, flow=flow)
     assert choice == COMPILED
     assert gradients == also
+    assert laid_out(recorded_only)
     for name in ("elbo", "heldout_elbo"):
         first, second = (torch.tensor(report.history[name]) for report in (one, other))
         torch.testing.assert_close(first, second, rtol=1e-3, atol=1e-3)
