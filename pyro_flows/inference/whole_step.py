@@ -101,12 +101,13 @@ class WholeSteps:
         objective, vector = self.objective, flat.vectors[0]
         state = fresh_state(vector)
         pace = vector.new_zeros(())
+        base = cast("Flow", objective._inner).base(None)
 
         def step(rate: float) -> tuple[Tensor, Tensor]:
             nonlocal state
-            drawn = self._drawn(count)
             objective.gradients += count
             with torch.no_grad():
+                drawn = mirrored_noise(base, count)
                 *after, elbo, masked = function(*state, pace.fill_(rate), drawn)
                 vector.copy_(after[0])
             state = cast("State", tuple(after))
@@ -144,7 +145,8 @@ class WholeSteps:
             unseen = *example[:-1], self._drawn(count)
             if laid_out is not None:
                 with contextlib.suppress(Exception):
-                    return _compiled_like(whole, laid_out, unseen)
+                    # Recorded anew: the compiler keeps what is made of torch's operations only.
+                    return _compiled_like(whole, record(laid_out, *unseen), unseen)
             return _compiled_like(whole, recorded, unseen)
 
 
@@ -172,9 +174,27 @@ def _names(flow: Flow, parameters: Sequence[Tensor]) -> tuple[list[str], list[to
 def _compiled_like(
     plain: Callable[..., Any], graph: fx.GraphModule, inputs: tuple[Tensor, ...]
 ) -> Callable[..., Any]:
-    compiled: Callable[..., Any] = torch.compile(graph, fullgraph=True, dynamic=False)
+    with torch.no_grad():
+        compiled = _compile(graph, inputs)
     _check_equal(compiled, plain, inputs)
     return compiled
+
+
+def _compile(graph: fx.GraphModule, inputs: tuple[Tensor, ...]) -> Callable[..., Any]:
+    """Machine code for inputs of these shapes; made before, it is read from torch's cache."""
+    try:
+        from torch._inductor import standalone_compile  # noqa: PLC0415 (takes a second)
+    except ImportError:  # torch < 2.8
+        made: Callable[..., Any] = torch.compile(graph, fullgraph=True, dynamic=False)
+        return made
+    # Unlike torch.compile it has nothing to find out about Python, before or in each call.
+    checks = {"size_asserts": False, "alignment_asserts": False}
+    return standalone_compile(
+        graph,
+        list(inputs),
+        dynamic_shapes="from_example_inputs",
+        options={"config_patches": checks},
+    )
 
 
 def _check_equal(
