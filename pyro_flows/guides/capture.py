@@ -72,6 +72,13 @@ def record(function: Callable[..., Any], *example: Tensor) -> fx.GraphModule:
     return recorder.finished(result)
 
 
+_INDEXING = {
+    torch.ops.aten.index.Tensor,
+    torch.ops.aten.index_put.default,
+    torch.ops.aten.index_put_.default,
+}
+
+
 class RecordingError(RuntimeError):
     """A function can't be recorded as a graph."""
 
@@ -104,7 +111,8 @@ class _Recorder(TorchDispatchMode):
         if torch.Tag.dynamic_output_shape in func.tags and not self._is_plain_index(func, args):
             raise RecordingError(f"{func} gives a shape that depends on the inputs' values")
         self._free(func, args, kwargs, by_chance=by_chance)
-        nodes = tree_map(self._node, (args, kwargs))
+        wanted = self._with_positions(args) if func in _INDEXING else args
+        nodes = tree_map(self._node, (wanted, kwargs))
         result = func(*args, **kwargs)
         self._note(func, result, self.graph.call_function(func, *nodes))
         return result
@@ -115,6 +123,18 @@ class _Recorder(TorchDispatchMode):
             return False
         masks = (i for i in args[1] if i is not None and i.dtype in (torch.bool, torch.uint8))
         return not any(id(mask) in self.live for mask in masks)
+
+    def _with_positions(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """``x[mask]`` by the positions: a device that looks for them anew has Python wait."""
+        indices: list[Any] = []
+        for index in args[1]:
+            known = index is not None and id(index) not in self.live
+            if known and index.dtype == torch.bool and index.dim() > 0:
+                self._node(index)  # so that it is noticed if the mask changes later
+                indices.extend(index.nonzero(as_tuple=True))
+            else:
+                indices.append(index)
+        return args[0], indices, *args[2:]
 
     def _free(
         self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, by_chance: bool

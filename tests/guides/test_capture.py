@@ -126,6 +126,48 @@ def test_indices_that_are_data_are_no_masks():
     assert graph(torch.tensor([1.0, 2.0, 3.0])).tolist() == [4.0, 4.0]
 
 
+TABLE = torch.tensor([[True, False, True], [False, False, True]])
+
+
+def assigned(x):
+    x = x.clone()
+    x[:, TABLE] = x[:, TABLE] ** 2
+    return x
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x[..., TABLE],
+        lambda x: x[TABLE[:, 0]][:, torch.tensor([1, 0]), TABLE[1]],
+        assigned,
+    ],
+)
+def test_masks_that_are_data_are_looked_through_once(function):
+    graph = record(function, torch.zeros(2, 2, 3))
+    constants = [node for node in graph.graph.nodes if node.op == "get_attr"]
+    assert torch.bool not in {node.meta["dtype"] for node in constants}
+    x = torch.randn(2, 2, 3, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(graph(x), function(x))
+
+
+def test_a_mask_without_dimensions_stays():
+    graph = record(lambda x: x[torch.tensor(True)], torch.zeros(2))
+    assert graph(torch.ones(2)).tolist() == [[1.0, 1.0]]
+
+
+def test_a_mask_that_changes_later_is_noticed():
+    mask = torch.tensor([True, False])
+
+    def function(x):
+        y = x[mask]
+        mask.fill_(True)
+        return y
+
+    with pytest.raises(RecordingError, match="changed in place"):
+        record(function, torch.ones(2))
+
+
 def test_data_may_be_made_in_inference_mode():
     with torch.inference_mode():
         data = torch.ones(3)
