@@ -161,4 +161,19 @@ def table(rows: Sequence[Row]) -> str:
         f"| 0; 0 | {failed}; {broken} "
         f"| {len(ours)} | {len({row['seed'] for row in ours})} | {answer} |"
     )
-    return "\n".join(lines)
+    return "\n".join([*lines, _compiled(rows)])
+
+
+def _compiled(rows: Sequence[Row]) -> str:
+    """The line that tells how much compiled steps change: equal seeds, compiled and not."""
+    what, bar = "with `compile=True`, largest difference of gaps", 0.01
+    gaps: dict[str, dict[Any, float]] = {"flow": {}, "flow_compiled": {}}
+    for row in rows:
+        if row["guide"] in gaps and row.get("gap") is not None:
+            gaps[row["guide"]][row["target"], row["seed"]] = row["gap"]
+    pairs = sorted(gaps["flow"].keys() & gaps["flow_compiled"].keys())
+    if not pairs:
+        return f"| {what} | {bar} | not measured | 0 | 0 | |"
+    most = max(abs(gaps["flow"][pair] - gaps["flow_compiled"][pair]) for pair in pairs)
+    met = "yes" if most <= bar else "**no**"
+    return f"| {what} | {bar} | {most:.4f} | {len(pairs)} | {len({s for _, s in pairs})} | {met} |"

@@ -81,6 +81,7 @@ def flow_vi(target: Target, seed: int, **options: Any) -> Fit:
             "steps": posterior.report.steps,
             "stopped": posterior.report.stop_reason,
             "mode": posterior.log_joint.mode,
+            "compiled": posterior.report.compiled,
             "cost": {name: float(value) for name, value in posterior.cost.items()},
         },
     )
@@ -175,6 +176,7 @@ def _flow_within(gradients: int) -> Fitter:
 
 GUIDES: dict[str, Fitter] = {
     "flow": flow_vi,
+    "flow_compiled": lambda target, seed: flow_vi(target, seed, compile=True),
     "flow_70k": _flow_within(70_000),
     "flow_100k": _flow_within(100_000),
     "flow_500k": _flow_within(500_000),
