@@ -63,10 +63,11 @@ class FlowVI:
             draw by draw), and at least 8 of each flow of a mixture.
         learning_rate: peak learning rate.
         init_loc_fn: start per site, as in Pyro's autoguides.
-        compile: make one compiled function of a training step (``torch.compile``; it needs a C++
-            compiler, and takes some 20 seconds, a few where it was compiled before). "auto" does
-            so in cycles of at least 8,000 steps: it goes by counts, never by a clock, so that
-            equal seeds give equal fits. What was done, and why, is in ``report.compiled``.
+        compile: make one compiled function of a training step, for each number of draws (torch's
+            compiler; it needs one of C++, and takes some 20 seconds, one or two where the same
+            step was compiled before, in this process or another). "auto" does so in cycles of at
+            least 8,000 steps: it goes by counts, never by a clock, so that equal seeds give equal
+            fits. What was done, and why, is in ``report.compiled``.
         progress: show progress bars.
 
     Two runs with one seed agree bit for bit on one machine with the same versions and number of
