@@ -10,11 +10,14 @@ from contextlib import nullcontext
 from typing import Any
 
 import pyro
+import torch
 from pyro import poutine
 from pyro.infer.autoguide.guides import AutoContinuous
 from pyro.infer.traceenum_elbo import _compute_model_factors
 from pyro.ops import packed
 from pyro.ops.contract import contract_tensor_tree
+from pyro.ops.rings import LogRing
+from pyro.poutine.enum_messenger import EnumMessenger
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
@@ -35,6 +38,21 @@ class Substitute(Messenger):
         if msg["name"] in self.values and not msg["is_observed"]:
             msg["value"] = self.values[msg["name"]]
             msg["done"] = True
+
+
+class _Ring(LogRing):
+    _backend = "pyro_flows.guides.log_einsum"
+
+
+class _Enumerate(EnumMessenger):
+    """``poutine.enum``, which asks for ``value.data.shape`` where vmap knows no ``data``."""
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        value = msg["value"]
+        if isinstance(value, Tensor):
+            msg["value"] = torch.empty(value.shape, device="meta")
+        super()._pyro_post_sample(msg)
+        msg["value"] = value
 
 
 def enumerated_log_prob(
@@ -70,7 +88,7 @@ def enumerated_log_prob(
 
     # One vector goes without a particle plate: some models index by position from the left.
     plate = nullcontext() if single else pyro.plate(PARTICLES, len(z), dim=-1 - nesting)
-    enumerated = poutine.enum(model, first_available_dim=-2 - nesting)
+    enumerated = _Enumerate(first_available_dim=-2 - nesting)(model)
     with poutine.block(), plate, Substitute(values):
         trace = poutine.trace(enumerated).get_trace(*args, **kwargs)
     trace = prune_subsample_sites(trace)
@@ -80,7 +98,7 @@ def enumerated_log_prob(
     costs, factors, _, sum_dims, scale = _compute_model_factors(trace, poutine.Trace())
     terms = [term for group in costs.values() for term in group]
     if factors:
-        for group in contract_tensor_tree(factors, sum_dims).values():
+        for group in contract_tensor_tree(factors, sum_dims, ring=_Ring()).values():
             terms += [packed.scale_and_mask(term, scale=scale) for term in group]
     for term in terms:
         others = [i for i, dim in enumerate(term._pyro_dims) if dim != symbol]

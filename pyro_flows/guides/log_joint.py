@@ -19,6 +19,7 @@ from pyro_flows.errors import ModelError
 from pyro_flows.guides import structure
 from pyro_flows.guides.capture import capture
 from pyro_flows.guides.enumeration import Substitute, enumerated_log_prob, max_plate_nesting
+from pyro_flows.guides.factors import NaNFactors, without_linalg_errors
 from pyro_flows.guides.unpack import constrain
 from pyro_flows.transforms import Layer
 
@@ -26,6 +27,10 @@ Mode = Literal["captured", "vectorised", "enumerated", "sequential"]
 
 # Points on which a faster path must agree with the ordinary handlers before it is used.
 CHECK_POINTS = 3
+
+
+# A sum of many terms moves by a few units in its last place.
+ROUNDING = 64.0
 
 
 class LogJoint:
@@ -38,8 +43,11 @@ class LogJoint:
 
     * ``captured``: recorded once as a graph of tensor operations, gradient included;
     * ``vectorised``: the handlers under ``torch.vmap``;
-    * ``enumerated``: the handlers under a particle plate, discrete sites summed out;
+    * ``enumerated``: the handlers under a particle plate, where a model has discrete sites to be
+      summed out and vmap refuses it;
     * ``sequential``: the handlers, one particle after the other.
+
+    Where ``torch.linalg`` finds no factor of a particle's matrix, its log joint is NaN.
 
     Args:
         model: a Pyro model.
@@ -141,9 +149,10 @@ class LogJoint:
             return self._differences(z)
         with _quiet(), torch.enable_grad():
             if self.mode in ("captured", "vectorised"):
-                value, gradient, hessian = torch.vmap(one, randomness="same")(z)
+                at_once = torch.vmap(one, randomness="same")
+                value, gradient, hessian = without_linalg_errors(at_once, z)
             else:
-                rows = [one(row) for row in z]
+                rows = [without_linalg_errors(one, row) for row in z]
                 value, gradient, hessian = (torch.stack(part) for part in zip(*rows, strict=True))
         # Some operations (torch.logaddexp, far from the middle) have a gradient and no Hessian.
         lost = torch.isfinite(gradient).all(-1) & ~torch.isfinite(hessian).flatten(1).all(-1)
@@ -173,16 +182,28 @@ class LogJoint:
             return torch.cat([self(part) for part in padded.split(chunk)])[: len(z)]
 
     @torch.no_grad()
-    def resolved(self, z: Tensor) -> Tensor:
-        """Which rows of ``z`` come back from ``through`` as they went in, ``(P,)``.
+    def resolved(self, z: Tensor, value: Tensor) -> Tensor:
+        """Whether the numbers tell rows of ``z`` from their neighbours, ``(P,)``.
 
-        Where a scale is so small beside its location that location + scale * z is the location to
-        the last digit, the model can't tell one z from another: its density there is rounding's.
+        Where they don't, the density is rounding's, and a search for high values finds peaks that
+        aren't there. Either ``through`` doesn't bring a row back: where a scale is so small beside
+        its location that location + scale * z is the location to the last digit. Or the log joint
+        moves when ``z`` does by one unit in its last place, by more than log joints of its size
+        do: in float32 the ``lgamma`` of a concentration of 1e6 is known to one nat.
+
+        Args:
+            z: shape ``(P, D)``.
+            value: the log joint there, ``(P,)``.
         """
-        if self.through is None:
-            return torch.ones_like(z[:, 0], dtype=torch.bool)
-        error = (self.through.inv(self.through(z)) - z).abs()
-        return (error <= 0.25 * (1 + z.abs())).all(-1)
+        known = torch.ones_like(z[:, 0], dtype=torch.bool)
+        if self.through is not None:
+            error = (self.through.inv(self.through(z)) - z).abs()
+            known = (error <= 0.25 * (1 + z.abs())).all(-1)
+        if self.stochastic:
+            return known
+        eps = torch.finfo(z.dtype).eps
+        moved = (self.in_chunks(z * (1 + eps)) - value).abs()
+        return known & ~(moved > torch.clamp(ROUNDING * eps * value.abs(), min=0.25))
 
     def blame(self, z: Tensor) -> str:
         """A sentence naming the sites whose log density isn't finite at the point ``z``."""
@@ -204,11 +225,15 @@ class LogJoint:
     def _eager(self, z: Tensor, mode: Mode) -> Tensor:
         with _quiet():
             if mode == "vectorised":
-                return torch.vmap(self._one, randomness="same")(z)
+                return without_linalg_errors(torch.vmap(self._one, randomness="same"), z)
             if mode == "enumerated":
                 x, ladj = self._pass(z)
-                return ladj + self._enumerated(x)
-            return torch.stack([self._one(row) for row in z])
+                return ladj + without_linalg_errors(self._enumerated, x)
+            return torch.stack([without_linalg_errors(self._one, row) for row in z])
+
+    def _all(self, z: Tensor) -> Tensor:
+        with NaNFactors():
+            return torch.vmap(self._one, randomness="same")(z)
 
     def _pass(self, z: Tensor) -> tuple[Tensor, Tensor]:
         if self.through is None:
@@ -242,9 +267,7 @@ class LogJoint:
             with _quiet(), structure.random_state_kept():
                 # Another state than that of the check, which would miss a choice frozen by chance.
                 torch.manual_seed(20_114)
-                self._graphs[key] = capture(
-                    torch.vmap(self._one, randomness="same"), z.detach(), with_grad=with_grad
-                )
+                self._graphs[key] = capture(self._all, z.detach(), with_grad=with_grad)
         return self._graphs[key]
 
     # Choosing, by agreement with the ordinary handlers under the same random state.
@@ -271,7 +294,7 @@ class LogJoint:
                     raise
                 raise ModelError(
                     "The model's enumerated discrete sites expected indexing that broadcasts, but "
-                    f"got {type(error).__name__}: {str(error).splitlines()[0][:200]} Index by a "
+                    f"got {type(error).__name__}: {_first_line(error)} Index by a "
                     "discrete site with pyro.ops.indexing: Vindex(locs)[..., assignment]."
                 ) from error
             torch.manual_seed(2)
@@ -279,13 +302,13 @@ class LogJoint:
         return bool((first != second).any()) and not bool(torch.isnan(first + second).any())
 
     def _choose(self) -> Mode:
-        if self._discrete:
-            return self._accept("enumerated") or "sequential"
         if self.parameters:
             self.why = "the model has trainable parameters of its own"
         elif self._accept("captured"):
             return "captured"
-        return self._accept("vectorised") or "sequential"
+        if self._accept("vectorised"):
+            return "vectorised"
+        return (self._accept("enumerated") if self._discrete else None) or "sequential"
 
     def _accept(self, mode: Mode) -> Mode | None:
         """``mode`` if it agrees with the handlers, else None with the reason in ``why``."""
@@ -302,7 +325,7 @@ class LogJoint:
                 else:
                     got = self._seeded(z, mode)
         except Exception as error:  # noqa: BLE001 (any failure to vectorise means: go slower)
-            self.why = f"{mode}: {type(error).__name__}: {str(error).splitlines()[0][:200]}"
+            self.why = f"{mode}: {type(error).__name__}: {_first_line(error)}"
             return None
         tolerance = 1e-4 if z.dtype == torch.float32 else 1e-8
         scale = expected.abs().clamp_min(1.0)
@@ -317,6 +340,10 @@ class LogJoint:
     def _seeded(self, z: Tensor, mode: Mode) -> Tensor:
         torch.manual_seed(3)
         return self._eager(z, mode)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or ["(it says no more)"])[0][:200]
 
 
 def _parameters(trace: poutine.Trace) -> dict[str, Tensor]:

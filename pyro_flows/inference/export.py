@@ -117,9 +117,8 @@ def _log_likelihood(joint: Any, row: Values) -> Values:
 
 def _why_no_log_likelihood(posterior: Posterior, trace: Any) -> str:
     """A sentence if one run of the model doesn't give the likelihood of each point, else ""."""
-    if posterior.log_joint.mode == "enumerated" or any(
-        site["type"] == "sample" and structure.is_enumerated(site) for site in trace.nodes.values()
-    ):
+    sites = (site for site in trace.nodes.values() if site["type"] == "sample")
+    if any(structure.is_enumerated(site) for site in sites):
         return (
             "The model has enumerated discrete sites, which are summed out of the posterior: "
             "a run of the model draws them from their prior and doesn't sum over them."

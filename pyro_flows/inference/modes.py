@@ -219,7 +219,7 @@ def missed_mass(
         log_g = log_g - torch.linalg.slogdet(scale)[1]
         # Where log q is NaN the guide doesn't reach, either.
         out_of_reach = ~(log_p - log_q(x) <= log_evidence + MISSED)
-        sound = torch.isfinite(log_p) & log_joint.resolved(x)
+        sound = torch.isfinite(log_p) & log_joint.resolved(x, log_p)
         mass = torch.where(out_of_reach & sound, log_p - log_g, -math.inf)
         share = torch.logsumexp(mass, 0) - math.log(draws) - log_evidence
         found = float(share.exp().nan_to_num(0.0))

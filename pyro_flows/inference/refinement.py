@@ -133,7 +133,7 @@ def _surprise(
     value = log_joint.in_chunks(points)
     known = torch.stack([gaussian.elbo + gaussian.log_prob(points) for gaussian in gaussians])
     mass = value + torch.linalg.slogdet(scales)[1] + points.shape[-1] * 0.5 * math.log(2 * math.pi)
-    sound = log_joint.resolved(points) & (mass > floor - FAR_BELOW)
+    sound = log_joint.resolved(points, value) & (mass > floor - FAR_BELOW)
     surprise = (value - torch.logsumexp(known, 0)).nan_to_num(-math.inf)
     return torch.where(sound, surprise, -math.inf)
 

@@ -269,11 +269,11 @@ def _density(log_joint: LogJoint, values: Values) -> Tensor:
             z = through.inv(z)
             ladj = ladj + through.forward_and_ladj(z)[1]
         try:
-            value = log_joint.in_chunks(z) - ladj
+            value = log_joint.in_chunks(z)
         except (RuntimeError, ValueError):  # a model that fails at odd points
             return density
-        sound = finite & log_joint.resolved(z)
-        density[inside] = torch.where(sound, value, torch.nan).to(density)
+        sound = finite & log_joint.resolved(z, value)
+        density[inside] = torch.where(sound, value - ladj, torch.nan).to(density)
     return density
 
 

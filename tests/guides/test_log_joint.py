@@ -420,10 +420,32 @@ def local_latents_and_switches():
         pyro.sample("obs", dist.Normal(x * z, 1.0), obs=DATA)
 
 
+@config_enumerate
+def indexed_markov():
+    """Plain indexing, as for one particle: a plate of particles would be in its way."""
+    leave = pyro.sample("leave", dist.Dirichlet(torch.ones(2, 2, dtype=DATA.dtype)).to_event(1))
+    locs = pyro.sample("locs", dist.Normal(torch.zeros(2, dtype=DATA.dtype), 3.0).to_event(1))
+    z = 0
+    for t in pyro.markov(range(4)):
+        z = pyro.sample(f"z_{t}", dist.Categorical(leave[z]))
+        pyro.sample(f"y_{t}", dist.Normal(locs[z], 1.0), obs=DATA[t])
+
+
+@config_enumerate
+def writes_in_place():
+    """vmap refuses to write a particle's value into a tensor that is made only once."""
+    p = pyro.sample("p", dist.Beta(2.0, 2.0))
+    both = torch.zeros((*p.shape, 1), dtype=DATA.dtype)
+    both[..., 0] = p
+    with pyro.plate("data", 4):
+        z = pyro.sample("z", dist.Bernoulli(both[..., 0]))
+        pyro.sample("obs", dist.Normal(2 * z, 1.0), obs=DATA)
+
+
 ENUMERATED = [
     enumerated_local, enumerated_global, enumerated_mixture, enumerated_scaled,
     enumerated_scaled_plate, enumerated_masked, enumerated_subsampled, hidden_markov,
-    local_latents_and_switches,
+    local_latents_and_switches, indexed_markov, writes_in_place,
 ]  # fmt: skip
 
 
@@ -471,6 +493,43 @@ def test_enumerated_particles_are_kept_apart(model):
     torch.testing.assert_close(value, rows.detach())
     z.requires_grad_()
     torch.testing.assert_close(grad, torch.autograd.grad(sequential(z).sum(), z)[0])
+
+
+@pytest.mark.parametrize(
+    ("model", "mode"),
+    [
+        (enumerated_mixture, "captured"),
+        (hidden_markov, "captured"),
+        (indexed_markov, "captured"),
+        (enumerated_subsampled, "captured"),
+        (writes_in_place, "enumerated"),
+    ],
+    ids=lambda value: getattr(value, "__name__", value),
+)
+def test_how_enumerated_models_are_computed(model, mode):
+    guide = perturbed(AutoFlow(model).setup())
+    log_joint = LogJoint(model, guide)
+    assert log_joint.mode == mode, log_joint.why
+    if mode != "enumerated" and model is not indexed_markov:
+        z = guide.get_posterior().sample((5,))
+        plate = LogJoint(model, guide, mode="enumerated")
+        torch.manual_seed(0)
+        got = log_joint(z)
+        torch.manual_seed(0)
+        torch.testing.assert_close(plate(z), got)
+
+
+def test_a_failure_without_a_word_means_go_slower():
+    def model():
+        x = pyro.sample("x", dist.Normal(0.0, 1.0))
+        if torch._C._functorch.is_batchedtensor(x):
+            raise AssertionError
+
+    log_joint = LogJoint(model, AutoFlow(model).setup())
+    assert (log_joint.mode, log_joint.why) == (
+        "sequential",
+        "vectorised: AssertionError: (it says no more)",
+    )
 
 
 def test_elbo_through_the_log_joint_is_trace_elbos():

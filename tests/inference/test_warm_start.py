@@ -18,6 +18,7 @@ from pyro_flows.inference import Objective, find_gaussian
 from pyro_flows.inference.gaussian import Gaussian, divergence, elbos_of, natural_gradient
 from pyro_flows.inference.newton import eigh
 from pyro_flows.inference.randomness import seeded
+from pyro_flows.inference.warm_start import find_start
 
 from .models import LINE, SCORES, X, Y, flat, groups
 
@@ -366,13 +367,52 @@ class TestRounding:
         log_q = dist.Normal(loc, sd).to_event(1).log_prob(z)
         honest = self.elbo(log_joint, torch.zeros_like(loc), 0.3 * torch.ones_like(loc))
         assert float((log_joint(z) - log_q).mean()) > honest + 50
-        assert not log_joint.resolved(z).any()
+        assert not log_joint.resolved(z, log_joint(z)).any()
         assert self.elbo(log_joint, loc, sd) == -math.inf
 
     @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
     def test_where_the_posterior_is_everything_is_resolved(self, dtype):
         log_joint = self.log_joint(dtype)
-        assert log_joint.resolved(torch.randn(1000, 42, dtype=dtype)).all()
+        z = torch.randn(1000, 42, dtype=dtype)
+        assert log_joint.resolved(z, log_joint(z)).all()
+
+    def proportions(self, dtype):
+        """Thirty proportions around one, as hierarchical models of counts have them."""
+        trials = torch.tensor([15, 29, 14, 18, 13, 23, 21, 11, 29, 22, 18, 19, 26, 13, 23] * 2)
+        successes = torch.tensor([1, 4, 6, 7, 0, 3, 1, 1, 3, 1, 1, 6, 1, 0, 1] * 2)
+
+        def model():
+            mean = pyro.sample("mean", dist.Uniform(torch.zeros((), dtype=dtype), 1.0))
+            count = pyro.sample("count", dist.Pareto(torch.ones((), dtype=dtype), 1.5))
+            with pyro.plate("groups", len(trials)):
+                share = pyro.sample("share", dist.Beta(mean * count, (1 - mean) * count))
+                pyro.sample("y", dist.Binomial(trials, share), obs=successes.to(dtype))
+
+        guide = AutoFlow(model).setup()
+        return guide, LogJoint(model, guide)
+
+    def test_where_terms_cancel_single_precision_knows_nothing(self):
+        z = torch.full((50, 32), -1.85) + 0.01 * torch.randn(50, 32)
+        shares = {}
+        for dtype in (torch.float32, torch.float64):
+            log_joint = self.proportions(dtype)[1]
+            for log_count in (2.0, 16.0):
+                z[:, 1] = log_count
+                known = log_joint.resolved(z.to(dtype), log_joint(z.to(dtype)))
+                shares[dtype, log_count] = float(known.double().mean())
+        far = shares.pop((torch.float32, 16.0))
+        assert set(shares.values()) == {1.0}
+        assert far < 0.1
+
+    def test_single_precision_finds_what_double_does(self):
+        found = []
+        for dtype in (torch.float32, torch.float64):
+            guide, log_joint = self.proportions(dtype)
+            with seeded(0):
+                found.append(find_start(log_joint, guide))
+        single, double = found
+        assert single.elbo == pytest.approx(double.elbo, abs=0.1)
+        assert single.mixture is None
 
     @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
     def test_a_gaussian_narrower_than_its_numbers_has_no_elbo(self, dtype):
