@@ -177,7 +177,7 @@ def examine(objective: Objective, start: Start | None, report: Report) -> Assess
         if report.gaining and start is not None:
             faults += checks.widening(objective, start)
         if not log_joint.stochastic:
-            faults = checks.improper(objective, pool) + faults
+            faults = checks.rounding(objective) + checks.improper(objective, pool) + faults
     else:
         more, notes_too, gradients = checks.drifting(objective, pool, weights)
         faults, notes = faults + more, notes + notes_too

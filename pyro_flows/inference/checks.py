@@ -35,6 +35,8 @@ LARGEST_DRIFT, DRIFT_ERRORS = 0.1, 4.0
 LARGEST_UNREACHED, SELDOM, UNREACHED_ERRORS = 0.02, 10, 2.0
 # Of a guide that isn't good enough yet: a spread so many times that of the Gaussian it started as.
 LARGEST_WIDENING = 3.0
+# Of draws, the share whose log joint rounding may decide.
+LARGEST_ROUNDED = 0.05
 # Bursts of which fewer proposals are accepted say nothing.
 LEAST_ACCEPTED = 0.2
 UNMOVED = "Not checked by short runs of Hamiltonian Monte Carlo."
@@ -95,6 +97,22 @@ def improper(objective: Objective, pool: Pool) -> Faults:
         "falls no faster than 1/x, or not at all."
     )
     return [(reason, "give those sites a proper prior, or check that the data determine them.")]
+
+
+def rounding(objective: Objective) -> Faults:
+    """Whether the numbers are too short to say what the log joint of the draws is."""
+    z, log_p, _ = objective.draw_inner(1024)
+    share = 1 - float(objective.log_joint.resolved(z, log_p).double().mean())
+    if share < LARGEST_ROUNDED:
+        return []
+    reason = (
+        f"The log joint of {share:.0%} of the draws is rounding's: it changes when they do by one "
+        "unit in the last place."
+    )
+    advice = "centre and scale the data"
+    if z.dtype != torch.float64:
+        advice = "fit in double precision: torch.set_default_dtype(torch.float64), x.double()"
+    return [(reason, f"{advice}.")]
 
 
 def widening(objective: Objective, start: Start) -> Faults:

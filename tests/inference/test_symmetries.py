@@ -296,7 +296,7 @@ def test_few_calls():
     in_chunks = log_joint.in_chunks
     log_joint.in_chunks = lambda z: calls.append(len(z)) or in_chunks(z)
     assert len(find_symmetries(log_joint, guide.get_posterior().sample((8,)))) == 1
-    assert len(calls) <= 3
+    assert len(calls) <= 6  # each beside its neighbours
     assert max(calls) <= 256
 
 

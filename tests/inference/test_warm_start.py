@@ -14,7 +14,7 @@ from pyro.infer.autoguide import AutoMultivariateNormal
 from pyro_flows import AutoFlow, FlowVI, warm_start
 from pyro_flows.errors import GuideError, InfeasibleModelError
 from pyro_flows.guides import LogJoint
-from pyro_flows.inference import Objective, find_gaussian
+from pyro_flows.inference import Objective, checks, find_gaussian
 from pyro_flows.inference.gaussian import Gaussian, divergence, elbos_of, natural_gradient
 from pyro_flows.inference.newton import eigh
 from pyro_flows.inference.randomness import seeded
@@ -403,6 +403,17 @@ class TestRounding:
         far = shares.pop((torch.float32, 16.0))
         assert set(shares.values()) == {1.0}
         assert far < 0.1
+
+    def test_draws_that_rounding_decides_are_named(self):
+        guide, log_joint = self.proportions(torch.float32)
+        objective = Objective(guide, log_joint, (), heldout=64)
+        assert checks.rounding(objective) == []
+        loc = torch.full((32,), -1.85)
+        loc[1] = 16.0
+        guide.affine.set(loc, 0.01 * torch.eye(32))
+        ((reason, advice),) = checks.rounding(objective)
+        assert "of the draws is rounding's" in reason
+        assert "torch.set_default_dtype(torch.float64)" in advice
 
     def test_single_precision_finds_what_double_does(self):
         found = []
