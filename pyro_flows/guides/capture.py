@@ -111,7 +111,7 @@ class _Recorder(TorchDispatchMode):
         if torch.Tag.dynamic_output_shape in func.tags and not self._is_plain_index(func, args):
             raise RecordingError(f"{func} gives a shape that depends on the inputs' values")
         self._free(func, args, kwargs, by_chance=by_chance)
-        wanted = self._with_positions(args) if func in _INDEXING else args
+        wanted = self._with_positions(func, args) if func in _INDEXING else args
         nodes = tree_map(self._node, (wanted, kwargs))
         result = func(*args, **kwargs)
         self._note(func, result, self.graph.call_function(func, *nodes))
@@ -124,14 +124,16 @@ class _Recorder(TorchDispatchMode):
         masks = (i for i in args[1] if i is not None and i.dtype in (torch.bool, torch.uint8))
         return not any(id(mask) in self.live for mask in masks)
 
-    def _with_positions(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    def _with_positions(self, func: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
         """``x[mask]`` by the positions: a device that looks for them anew has Python wait."""
+        if func is not torch.ops.aten.index.Tensor and args[2].numel() == 1:
+            return args  # filled with one value, which asks for no positions
         indices: list[Any] = []
         for index in args[1]:
             known = index is not None and id(index) not in self.live
             if known and index.dtype == torch.bool and index.dim() > 0:
                 self._node(index)  # so that it is noticed if the mask changes later
-                indices.extend(index.nonzero(as_tuple=True))
+                indices.extend(index.to(args[0].device).nonzero(as_tuple=True))
             else:
                 indices.append(index)
         return args[0], indices, *args[2:]

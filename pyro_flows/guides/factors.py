@@ -19,6 +19,8 @@ aten = torch.ops.aten
 _FACTORISATIONS = {
     aten.linalg_cholesky_ex.default,
     aten.linalg_inv_ex.default,
+    aten.linalg_lu_factor_ex.default,
+    aten.linalg_ldl_factor_ex.default,
     aten._linalg_solve_ex.default,
 }
 
@@ -27,7 +29,9 @@ class NaNFactors(TorchDispatchMode):
     """Inside, ``torch.linalg`` gives NaN where it would raise ``LinAlgError``.
 
     A covariance that overflows, or that rounding has made indefinite, is one draw's fault: the
-    others of its batch go on. Cholesky factors, inverses and solutions; not eigenvalues.
+    others of its batch go on. Cholesky, LU and LDL factors, inverses and solutions; not
+    eigenvalues, nor the older ``torch.cholesky``. A model's own ``except LinAlgError`` is not
+    reached.
     """
 
     def __torch_dispatch__(
@@ -52,7 +56,7 @@ def without_linalg_errors(function: Callable[..., T], *args: Any) -> T:
 
 
 def _nan_where(failed: Tensor, part: Tensor) -> Tensor:
-    if not part.is_floating_point():
+    if not (part.is_floating_point() or part.is_complex()):
         return part
-    extra = (1,) * (part.dim() - failed.dim())
+    extra = (1,) * min(part.dim() - failed.dim(), 2)  # a solution may have further batch sizes
     return part.masked_fill(failed.reshape(*failed.shape, *extra), torch.nan)

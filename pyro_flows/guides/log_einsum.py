@@ -56,6 +56,7 @@ def _as_output(x: Tensor, dims: str, output: str) -> Tensor:
 
 
 def _safe_log(x: Tensor) -> Tensor:
-    """The logarithm; its gradient at 0 is 1 / eps, not infinite."""
-    slope = 1 / x.detach().clamp(min=torch.finfo(x.dtype).eps)
-    return x.detach().log() + (x - x.detach()) * slope
+    """The logarithm; its gradient is 1 / eps at the most, at 0 too."""
+    eps = torch.finfo(x.dtype).eps
+    small = x.detach().log() + (x - x.detach()) / eps
+    return torch.where(x >= eps, x.clamp(min=eps).log(), small)

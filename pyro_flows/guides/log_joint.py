@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
@@ -29,8 +30,8 @@ Mode = Literal["captured", "vectorised", "enumerated", "sequential"]
 CHECK_POINTS = 3
 
 
-# A sum of many terms moves by a few units in its last place.
-ROUNDING = 64.0
+# By so many units in its last place a sum of many terms may move.
+USUAL = 64.0
 
 
 class LogJoint:
@@ -182,28 +183,42 @@ class LogJoint:
             return torch.cat([self(part) for part in padded.split(chunk)])[: len(z)]
 
     @torch.no_grad()
-    def resolved(self, z: Tensor, value: Tensor) -> Tensor:
-        """Whether the numbers tell rows of ``z`` from their neighbours, ``(P,)``.
+    def least(self, z: Tensor, value: Tensor) -> Tensor:
+        """What the log joint of each row is at the least, for all that rounding tells, ``(P,)``.
 
-        Where they don't, the density is rounding's, and a search for high values finds peaks that
-        aren't there. Either ``through`` doesn't bring a row back: where a scale is so small beside
-        its location that location + scale * z is the location to the last digit. Or the log joint
-        moves when ``z`` does by one unit in its last place, by more than log joints of its size
-        do: in float32 the ``lgamma`` of a concentration of 1e6 is known to one nat.
+        A search for high values would find peaks that only rounding makes. -inf where ``through``
+        doesn't bring a row back: a scale is so small beside its location that location + scale * z
+        is the location to the last digit. Less than ``value`` where the log joint moves by more
+        than those of its size do when ``z`` is multiplied by 1 + eps: in float32 the ``lgamma`` of
+        a concentration of 1e6 is known to one nat.
 
         Args:
             z: shape ``(P, D)``.
             value: the log joint there, ``(P,)``.
+
+        Cost: evaluates the log joint once more.
         """
-        known = torch.ones_like(z[:, 0], dtype=torch.bool)
+        told = torch.isfinite(value)
         if self.through is not None:
             error = (self.through.inv(self.through(z)) - z).abs()
-            known = (error <= 0.25 * (1 + z.abs())).all(-1)
-        if self.stochastic:
-            return known
+            back = (error <= 0.25 * (1 + z.abs())).all(-1)
+            value = torch.where(back, value, -math.inf)
+            told = told & back
+        if self.stochastic or not bool(told.any()):
+            return value
         eps = torch.finfo(z.dtype).eps
-        moved = (self.in_chunks(z * (1 + eps)) - value).abs()
-        return known & ~(moved > torch.clamp(ROUNDING * eps * value.abs(), min=0.25))
+        moved = (self.in_chunks(z[told] * (1 + eps)) - value[told]).abs()
+        usual = torch.clamp(USUAL * eps * value[told].abs(), min=0.25)
+        least = value.clone()
+        least[told] -= torch.where(moved > usual, 4 * moved, 0.0)
+        return least
+
+    def resolved(self, z: Tensor, value: Tensor) -> Tensor:
+        """Whether it is the log joint, and not rounding, that says ``value``, ``(P,)``.
+
+        Arguments and cost as of :meth:`least`. NaN is not resolved.
+        """
+        return self.least(z, value) >= value
 
     def blame(self, z: Tensor) -> str:
         """A sentence naming the sites whose log density isn't finite at the point ``z``."""
@@ -232,6 +247,7 @@ class LogJoint:
             return torch.stack([without_linalg_errors(self._one, row) for row in z])
 
     def _all(self, z: Tensor) -> Tensor:
+        """What is recorded: all rows at once, NaN where one has no factor."""
         with NaNFactors():
             return torch.vmap(self._one, randomness="same")(z)
 

@@ -82,8 +82,7 @@ def elbos_of(log_joint: LogJoint, loc: Tensor, scale: Tensor, draws: int) -> Ten
     z = loc[:, None] + noise @ scale.mT
     rows = z.reshape(-1, dim)
     log_p = log_joint.in_chunks(rows)
-    known = log_joint.resolved(rows, log_p).reshape(z.shape[:-1])
-    log_p = torch.where(known, log_p.reshape(z.shape[:-1]), -math.inf)
+    log_p = log_joint.least(rows, log_p).reshape(z.shape[:-1])
     # log q of the same draws, not its mean: where the posterior is Gaussian the noise cancels.
     log_q = -0.5 * noise.square().sum(-1) - 0.5 * dim * math.log(2 * math.pi)
     ratio, finite = log_p - log_q, torch.isfinite(log_p)
@@ -93,8 +92,7 @@ def elbos_of(log_joint: LogJoint, loc: Tensor, scale: Tensor, draws: int) -> Ten
     result = inside + share.log() + torch.linalg.slogdet(scale)[1]
     # A Gaussian too narrow for its place is one point or a few, whose density is rounding's.
     distinct = (scale.norm(dim=-1) > 4 * torch.finfo(z.dtype).eps * loc.abs()).all(-1)
-    known_enough = known.to(ratio.dtype).mean(-1) > 0.9
-    return torch.where(torch.isfinite(result) & distinct & known_enough, result, -math.inf)
+    return torch.where(torch.isfinite(result) & distinct, result, -math.inf)
 
 
 @torch.no_grad()

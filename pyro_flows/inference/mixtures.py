@@ -85,9 +85,8 @@ def find_mixture(
 def elbo_of_mixture(log_joint: LogJoint, mixture: Mixture, draws: int = 256) -> float:
     """ELBO of a mixture on fixed draws of each Gaussian; -inf if not finite."""
     z, weight = mixture.sample(draws)
-    log_p = log_joint.in_chunks(z)
-    ratio = log_p - mixture.log_prob(z)
-    inside = torch.isfinite(ratio) & log_joint.resolved(z, log_p)
+    ratio = log_joint.least(z, log_joint.in_chunks(z)) - mixture.log_prob(z)
+    inside = torch.isfinite(ratio)
     share = weight[inside].sum()
     if not bool(share > 0):
         return -math.inf

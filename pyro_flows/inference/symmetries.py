@@ -270,9 +270,9 @@ def _density(log_joint: LogJoint, values: Values) -> Tensor:
             ladj = ladj + through.forward_and_ladj(z)[1]
         try:
             value = log_joint.in_chunks(z)
+            sound = finite & log_joint.resolved(z, value)
         except (RuntimeError, ValueError):  # a model that fails at odd points
             return density
-        sound = finite & log_joint.resolved(z, value)
         density[inside] = torch.where(sound, value - ladj, torch.nan).to(density)
     return density
 

@@ -151,6 +151,16 @@ def test_masks_that_are_data_are_looked_through_once(function):
     assert torch.equal(graph(x), function(x))
 
 
+def test_a_mask_that_is_filled_stays():
+    def function(x):
+        x = x.clone()
+        x[:, TABLE] = 2.0
+        return x
+
+    graph, x = record(function, torch.zeros(2, 2, 3)), torch.ones(2, 2, 3)
+    assert torch.equal(graph(x), function(x))
+
+
 def test_a_mask_without_dimensions_stays():
     graph = record(lambda x: x[torch.tensor(True)], torch.zeros(2))
     assert graph(torch.ones(2)).tolist() == [[1.0, 1.0]]

@@ -38,6 +38,20 @@ def test_nan_where_there_is_no_factor(name):
     assert bool(gradient[1].isnan().any())
 
 
+def test_solutions_for_several_right_hand_sides():
+    x, y = torch.tensor([GOOD, BAD, GOOD]), torch.ones(5, 3, 2, 4)
+    got = without_linalg_errors(torch.linalg.solve, x, y)
+    assert got.isnan().flatten(2).all(2).any(0).tolist() == [False, True, False]
+    torch.testing.assert_close(got[:, 0], torch.linalg.solve(x[0], y[:, 0]))
+
+
+def test_all_kinds_of_factors():
+    bad = torch.tensor(BAD, dtype=torch.complex128)
+    assert bool(without_linalg_errors(torch.linalg.cholesky, bad - torch.eye(2)).isnan().any())
+    with NaNFactors():
+        assert bool(torch.linalg.lu_factor(torch.tensor(BAD))[0].isnan().all())
+
+
 def test_outside_nothing_changes():
     with NaNFactors():
         pass

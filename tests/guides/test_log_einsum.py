@@ -56,6 +56,17 @@ def test_small_sums_keep_their_value():
     assert float(got) == pytest.approx(-200 + torch.tensor(2.0).log())
 
 
+def test_second_derivatives():
+    torch.manual_seed(0)
+    x, y = torch.randn(2, 3, dtype=torch.float64), torch.randn(3, dtype=torch.float64)
+
+    def hessian(einsum):
+        return torch.autograd.functional.hessian(lambda x: einsum("ab,b->a", x, y).sum(), x)
+
+    got, expected = hessian(log_einsum.einsum), hessian(torch_log.einsum)
+    torch.testing.assert_close(got, expected)
+
+
 def test_one_particle_and_the_next():
     torch.manual_seed(0)
     x, y = torch.randn(5, 2, 3), torch.randn(3, 4)

@@ -10,8 +10,8 @@ import torch
 
 from pyro_flows import AutoFlow, FlowVI
 from pyro_flows.errors import GuideError
-from pyro_flows.guides import LogJoint
-from pyro_flows.inference import Objective, batch_last, whole_step
+from pyro_flows.guides import LogJoint, capture
+from pyro_flows.inference import Objective, whole_step
 from pyro_flows.inference.randomness import seeded
 from pyro_flows.inference.whole_step import WholeSteps
 from pyro_flows.training import Schedule, train
@@ -55,24 +55,29 @@ def trained(compile, model=model, flow="default", steps=(40,), particles=(16,)):
 @pytest.fixture
 def recorded_only(monkeypatch):
     """The recorded graphs as they are: what a compiler makes of them is its own affair."""
-    compiled, laid_out = [], []
+    return watched(monkeypatch, lambda graph, inputs: graph)
+
+
+def watched(monkeypatch, compile_graph):
+    """What is recorded, and what is compiled in its place."""
+    recorded, compiled = [], []
+
+    def record(*args):
+        recorded.append(capture.record(*args))
+        return recorded[-1]
 
     def kept(graph, inputs):
         compiled.append(graph)
-        return graph
+        return compile_graph(graph, inputs)
 
-    def also(*args):
-        laid_out.append(batch_last.batch_last(*args))
-        return laid_out[-1]
-
+    monkeypatch.setattr(whole_step, "record", record)
     monkeypatch.setattr(whole_step, "_compile", kept)
-    monkeypatch.setattr(whole_step, "batch_last", also)
-    return compiled, laid_out
+    return recorded, compiled
 
 
-def are_laid_out(compiled, laid_out):
-    """Whether all had the draws laid innermost, at the first attempt."""
-    return len(compiled) == len(laid_out) > 0 and None not in laid_out
+def are_laid_out(recorded, compiled):
+    """Whether what is compiled is recorded again from a layout, all at the first attempt."""
+    return len(compiled) > 0 and recorded[1::2] == compiled and len(recorded) == 2 * len(compiled)
 
 
 def two_splines(dim):
@@ -107,20 +112,14 @@ def test_every_cycle_has_its_own_step(recorded_only):
 
 @pytest.mark.slow
 def test_a_compiler_gives_the_same_fit(monkeypatch):
-    graphs = []
-
-    def counted(graph, inputs):
-        graphs.append(graph)
-        return compile_graph(graph, inputs)
-
-    compile_graph = whole_step._compile
-    monkeypatch.setattr(whole_step, "_compile", counted)
+    seen = watched(monkeypatch, whole_step._compile)
     # The second finds the first in the compiler's cache: the data are another's.
     for count, y in enumerate((Y, Y + 1), start=1):
         fits = [FlowVI(model, seed=1, num_steps=40, compile=c, progress=False) for c in (0, 1)]
         one, other = (fit.run(y).report for fit in fits)
         assert other.compiled == COMPILED
-        assert len(graphs) == count  # none that was laid out failed
+        assert are_laid_out(*seen)
+        assert len(seen[1]) == count
         assert one.history["heldout_elbo"][-1] == pytest.approx(
             other.history["heldout_elbo"][-1], abs=1e-3
         )
