@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -14,12 +15,11 @@ from torch import Tensor, fx
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from pyro_flows.guides.contractions import contracted
 from pyro_flows.ops.tracing import recording
 
 
-def capture(
-    function: Callable[[Tensor], Tensor], example: Tensor, *, with_grad: bool
-) -> Callable[..., Any]:
+def capture(function: Callable[[Tensor], Tensor], example: Tensor, *, with_grad: bool) -> Captured:
     """Record ``function``, and its gradient if asked for, for inputs of the example's shape.
 
     Args:
@@ -28,7 +28,7 @@ def capture(
         with_grad: return ``(values, gradients)`` in place of values.
 
     Returns:
-        A callable of one tensor, as :func:`record` makes it.
+        A callable of one tensor, with the graph that :func:`record` makes.
     """
 
     def with_gradient(z: Tensor) -> tuple[Tensor, Tensor]:
@@ -38,14 +38,29 @@ def capture(
         return value.detach(), torch.zeros_like(z) if grad is None else grad
 
     with torch.set_grad_enabled(with_grad):
-        graph = record(with_gradient if with_grad else function, example)
+        graph = contracted(record(with_gradient if with_grad else function, example))
 
-    def run(z: Tensor) -> Any:
-        # The gradient is part of the graph; autograd has nothing to record.
+    return Captured(graph)
+
+
+class Captured:
+    """A recorded function of one tensor.
+
+    Attributes:
+        graph: what was recorded.
+        largest: bytes of the largest tensor that it makes.
+    """
+
+    def __init__(self, graph: fx.GraphModule) -> None:
+        self.graph = graph
+        made = (node.meta for node in graph.graph.nodes if node.op == "call_function")
+        sizes = (math.prod(m["shape"]) * m["dtype"].itemsize for m in made if "shape" in m)
+        self.largest = max(sizes, default=0)
+
+    def __call__(self, z: Tensor) -> Any:
+        """Run it; the gradient is part of the graph, so autograd has nothing to record."""
         with torch.no_grad():
-            return graph(z)
-
-    return run
+            return self.graph(z)
 
 
 def record(function: Callable[..., Any], *example: Tensor) -> fx.GraphModule:

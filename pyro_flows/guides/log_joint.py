@@ -18,10 +18,11 @@ from torch import Tensor
 
 from pyro_flows.errors import ModelError
 from pyro_flows.guides import structure
-from pyro_flows.guides.capture import capture
+from pyro_flows.guides.capture import Captured, capture
 from pyro_flows.guides.enumeration import Substitute, enumerated_log_prob, max_plate_nesting
 from pyro_flows.guides.factors import NaNFactors, without_linalg_errors
 from pyro_flows.guides.unpack import constrain
+from pyro_flows.ops.tracing import is_recording
 from pyro_flows.transforms import Layer
 
 Mode = Literal["captured", "vectorised", "enumerated", "sequential"]
@@ -29,6 +30,9 @@ Mode = Literal["captured", "vectorised", "enumerated", "sequential"]
 # Points on which a faster path must agree with the ordinary handlers before it is used.
 CHECK_POINTS = 3
 
+
+# Bytes of a tensor whose memory is kept for the next one, with room to spare.
+LARGE = 2**24
 
 # By so many units in its last place a sum of many terms may move.
 USUAL = 64.0
@@ -94,7 +98,8 @@ class LogJoint:
             site["type"] == "sample" and structure.is_enumerated(site)
             for site in trace.nodes.values()
         )
-        self._graphs: dict[tuple[int, bool], Callable[..., Any]] = {}
+        self._graphs: dict[tuple[int, bool], Captured] = {}
+        self._row_bytes = math.inf
         self.why = ""
         self.stochastic = self._is_stochastic()
         self.mode: Mode = mode or self._choose()
@@ -108,7 +113,7 @@ class LogJoint:
     def __call__(self, z: Tensor) -> Tensor:
         """Log joint of each row of ``z``, shape ``(P, D) -> (P,)``, differentiable."""
         if self.mode == "captured" and not z.requires_grad:
-            return self._graph(z, with_grad=False)(z)
+            return torch.cat([self._graph(p, with_grad=False)(p) for p in self._parts(z)])
         return self._eager(z, "vectorised" if self.mode == "captured" else self.mode)
 
     def value_and_grad(self, z: Tensor, *, accumulate: bool = False) -> tuple[Tensor, Tensor]:
@@ -118,8 +123,10 @@ class LogJoint:
         particles) are added to their ``.grad``, negated, as for a loss.
         """
         if self.mode == "captured":
-            value, grad = self._graph(z, with_grad=True)(z.detach())
-            return value, grad
+            parts = self._parts(z.detach())
+            done = [self._graph(part, with_grad=True)(part) for part in parts]
+            values, grads = zip(*done, strict=True)
+            return torch.cat(values), torch.cat(grads)
         z = z.detach().requires_grad_()
         with torch.enable_grad():
             value = self(z)
@@ -277,13 +284,28 @@ class LogJoint:
             trace = poutine.trace(self.model).get_trace(*self.args, **self.kwargs)
         return total + trace.log_prob_sum()
 
-    def _graph(self, z: Tensor, *, with_grad: bool) -> Callable[..., Any]:
+    def _parts(self, z: Tensor) -> tuple[Tensor, ...]:
+        """Rows that are computed together: as many as make no tensor too large for reuse.
+
+        On a CPU the memory of larger ones goes back to the system with each operation, and comes
+        again page by page, which takes longer than the arithmetic.
+        """
+        known = math.isfinite(self._row_bytes)
+        if not known or self.stochastic or z.device.type != "cpu" or is_recording():
+            return (z,)
+        least = len(z) * self._row_bytes / LARGE
+        count = next((k for k in range(1, len(z)) if k >= least and len(z) % k == 0), len(z))
+        return z.chunk(count)  # equal ones, since each size has a graph of its own
+
+    def _graph(self, z: Tensor, *, with_grad: bool) -> Captured:
         key = (len(z), with_grad)
         if key not in self._graphs:
             with _quiet(), structure.random_state_kept():
                 # Another state than that of the check, which would miss a choice frozen by chance.
                 torch.manual_seed(20_114)
                 self._graphs[key] = capture(self._all, z.detach(), with_grad=with_grad)
+            # Of a few rows more is made than need be, see contractions.
+            self._row_bytes = min(self._row_bytes, self._graphs[key].largest / len(z))
         return self._graphs[key]
 
     # Choosing, by agreement with the ordinary handlers under the same random state.

@@ -16,6 +16,7 @@ from torch import Tensor, fx, nn
 from pyro_flows.distributions import Flow, FlowDistribution, StandardNormal
 from pyro_flows.guides import structure
 from pyro_flows.guides.capture import record
+from pyro_flows.guides.contractions import contracted
 from pyro_flows.inference.batch_last import batch_last
 from pyro_flows.inference.objectives import Objective, mirrored_noise
 from pyro_flows.training.flat import Flat
@@ -140,7 +141,7 @@ class WholeSteps:
         # The draws of the run go on as if nothing had been tried.
         with pyro.validation_enabled(False), structure.random_state_kept():
             example = *fresh_state(vector), vector.new_full((), 0.01), self._drawn(count)
-            recorded = record(whole, *example)
+            recorded = contracted(record(whole, *example))
             laid_out = batch_last(recorded, count) if vector.device.type == "cpu" else None
             unseen = *example[:-1], self._drawn(count)
             if laid_out is not None:
