@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import pyro
 import torch
@@ -113,7 +113,8 @@ class LogJoint:
     def __call__(self, z: Tensor) -> Tensor:
         """Log joint of each row of ``z``, shape ``(P, D) -> (P,)``, differentiable."""
         if self.mode == "captured" and not z.requires_grad:
-            return torch.cat([self._graph(p, with_grad=False)(p) for p in self._parts(z)])
+            done = [self._graph(part, with_grad=False)(part) for part in self._parts(z)]
+            return done[0] if len(done) == 1 else torch.cat(done)
         return self._eager(z, "vectorised" if self.mode == "captured" else self.mode)
 
     def value_and_grad(self, z: Tensor, *, accumulate: bool = False) -> tuple[Tensor, Tensor]:
@@ -125,6 +126,8 @@ class LogJoint:
         if self.mode == "captured":
             parts = self._parts(z.detach())
             done = [self._graph(part, with_grad=True)(part) for part in parts]
+            if len(done) == 1:
+                return cast("tuple[Tensor, Tensor]", done[0])
             values, grads = zip(*done, strict=True)
             return torch.cat(values), torch.cat(grads)
         z = z.detach().requires_grad_()
