@@ -12,6 +12,7 @@ from __future__ import annotations
 from string import ascii_letters
 
 import torch
+from pyro.ops.einsum.torch_log import transpose
 from pyro.ops.einsum.util import Tensordot
 from torch import Tensor
 
@@ -35,11 +36,6 @@ def einsum(equation: str, *operands: Tensor) -> Tensor:
         scaled.append((operand - shift).exp())
         total = total + _as_output(shift.squeeze(gone) if gone else shift, dims, output)
     return total + _safe_log(torch.einsum(equation, *scaled))
-
-
-def transpose(x: Tensor, axes: tuple[int, ...]) -> Tensor:
-    """The dimensions in another order."""
-    return x.permute(axes)
 
 
 tensordot = Tensordot(einsum)

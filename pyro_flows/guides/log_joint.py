@@ -29,11 +29,8 @@ Mode = Literal["captured", "vectorised", "enumerated", "sequential"]
 
 # Points on which a faster path must agree with the ordinary handlers before it is used.
 CHECK_POINTS = 3
-
-
 # Bytes of a tensor whose memory is kept for the next one, with room to spare.
 LARGE = 2**24
-
 # By so many units in its last place a sum of many terms may move.
 USUAL = 64.0
 
@@ -137,6 +134,10 @@ class LogJoint:
             finite = torch.isfinite(value)
             total = torch.where(finite, value, torch.zeros_like(value)).sum()
             grads = torch.autograd.grad(total, [z, *leaves], allow_unused=True)
+            if leaves and 0 < int(finite.sum()) < len(z):
+                # Backward, a NaN is one to all that particles share, whatever it is multiplied by.
+                sound = self(z.detach()[finite]).sum()
+                grads = grads[0], *torch.autograd.grad(sound, leaves, allow_unused=True)
         # Each particle's gradient is its own, so that of the sum holds all of them.
         count = finite.sum().clamp_min(1)
         for leaf, grad in zip(leaves, grads[1:], strict=True):
@@ -294,7 +295,7 @@ class LogJoint:
         again page by page, which takes longer than the arithmetic.
         """
         known = math.isfinite(self._row_bytes)
-        if not known or self.stochastic or z.device.type != "cpu" or is_recording():
+        if not (known and len(z)) or self.stochastic or z.device.type != "cpu" or is_recording():
             return (z,)
         least = len(z) * self._row_bytes / LARGE
         count = next((k for k in range(1, len(z)) if k >= least and len(z) % k == 0), len(z))
@@ -308,7 +309,8 @@ class LogJoint:
                 torch.manual_seed(20_114)
                 self._graphs[key] = capture(self._all, z.detach(), with_grad=with_grad)
             # Of a few rows more is made than need be, see contractions.
-            self._row_bytes = min(self._row_bytes, self._graphs[key].largest / len(z))
+            if len(z):
+                self._row_bytes = min(self._row_bytes, self._graphs[key].largest / len(z))
         return self._graphs[key]
 
     # Choosing, by agreement with the ordinary handlers under the same random state.

@@ -84,3 +84,25 @@ def test_a_gaussian_process_far_away(mode):
     torch.testing.assert_close(gradient[[0, 2]], slope)
     _, _, hessian = log_joint.value_grad_hessian(z)
     assert torch.isfinite(hessian[:, 0, 0]).tolist() == [True, False, True]
+
+
+def test_what_particles_share_is_spared():
+    def model():
+        noise = pyro.param("noise", torch.tensor(0.1), constraint=dist.constraints.positive)
+        length = pyro.sample("length", dist.LogNormal(0.0, 1.0))
+        gap = (TIMES[:, None] - TIMES) / length
+        covariance = torch.exp(-0.5 * gap**2) + noise * torch.eye(5)
+        pyro.sample("y", dist.MultivariateNormal(torch.zeros(5), covariance), obs=TIMES.sin())
+
+    pyro.clear_param_store()
+    log_joint = LogJoint(model, AutoFlow(model).setup())
+    assert log_joint.mode == "vectorised"
+    (leaf,) = log_joint.parameters.values()
+    grads = []
+    for z in ([[0.3], [-200.0], [-0.5]], [[0.3], [-0.5]]):
+        leaf.grad = None
+        value, _ = log_joint.value_and_grad(torch.tensor(z), accumulate=True)
+        grads.append(leaf.grad)
+    assert not torch.isfinite(log_joint.value_and_grad(torch.tensor([[-200.0]]))[0]).any()
+    assert bool(torch.isfinite(grads[0]))
+    torch.testing.assert_close(*grads)
