@@ -81,6 +81,14 @@ def known_faults(
                 "another seed; more steps; or break the symmetry of the model (an ordered prior).",
             )
         )
+    if start is not None and start.unfinished and start.places is not None:
+        faults.append(
+            (
+                f"The search for modes still found new ones when it ended, {len(start.places)} so "
+                "far: modes may be missing.",
+                "break the symmetry of the model (an ordered prior); or a sampler that tempers.",
+            )
+        )
     if report.interrupted and not report.steps:
         faults.append(("Training was interrupted before its first step.", "run it again."))
     return faults

@@ -33,6 +33,8 @@ FIRST_CYCLE = 400
 # Far from the optimum fewer draws do: what is in their way is distance, not noise.
 PARTICLES = (64, 128, 256)
 MAX_STEPS = 6000
+# Where modes are missing all the same, a mixture of flows needn't be trained to the last digit.
+FEW_STEPS = 3 * FIRST_CYCLE
 # Of a budget of gradients, the share after which no further modes are looked for.
 SEARCHING = 0.25
 
@@ -51,8 +53,8 @@ class FlowVI:
         flow: for the ``AutoFlow``: a registered name, a function of the dimension, or a ``Flow``.
         seed: all random numbers of the run; the global random state is left as it was.
         num_steps: train exactly this many steps; by default until there is no more gain.
-        max_steps: the most steps if ``num_steps`` isn't given; by default 6000, or what
-            ``max_gradients`` pays for.
+        max_steps: the most steps if ``num_steps`` isn't given; by default 6000, 1200 where there
+            are more modes than can be found, or what ``max_gradients`` pays for.
         max_gradients: the most gradients of the log joint that search and training may take, for
             models whose every evaluation counts; also where ``num_steps`` is given. Of the search,
             mostly 2,000 to 50,000 and more in hundreds of dimensions, that for the first Gaussian
@@ -166,7 +168,7 @@ class FlowVI:
                 # A posterior that isn't proper has no best flow: the Gaussian shows where.
                 report = Report(stop_reason="not trained: the posterior may be improper")
             else:
-                report = self._train(objective, log_joint, start.gradients)
+                report = self._train(objective, log_joint, start)
             clock.lap("training")
             try:
                 if start is not None and not isinstance(guide, AutoFlow):
@@ -233,7 +235,8 @@ class FlowVI:
                 start.places = None  # of other coordinates than the guide has again
         return start
 
-    def _train(self, objective: Objective, log_joint: LogJoint, spent: int) -> Report:
+    def _train(self, objective: Objective, log_joint: LogJoint, start: Start) -> Report:
+        spent = start.gradients
         for part in objective.guide.modules():
             if isinstance(part, CholeskyAffine) and part.log_scale.requires_grad:
                 part.measure_in_scales()  # so that one learning rate serves all units
@@ -241,7 +244,8 @@ class FlowVI:
         particles: tuple[int, ...] = PARTICLES if log_joint.mode != "sequential" else (8, 16)
         if self.num_particles is not None:
             particles = (self.num_particles,)
-        cycles = _cycles(self.num_steps, self.max_steps or MAX_STEPS)
+        most = self.max_steps or (FEW_STEPS if start.unfinished else MAX_STEPS)
+        cycles = _cycles(self.num_steps, most)
         if self.max_gradients is not None:
             particles = particles[:1]  # many steps of few draws lead farther for the same price
             steps = (self.max_gradients - spent) // objective.price(particles[0])

@@ -30,6 +30,9 @@ SAME = 0.5
 # What weighs less than this beside the heaviest is left out of a guide.
 LIGHT = math.log(1e-3)
 MOST_MODES = 64
+# A search that is over may have a few modes that a single path came to; and modes unseen that
+# weigh so little.
+FEW_SINGLES, LEAST_UNSEEN = 4, 0.01
 # Draws within so many standard deviations, times the root of the dimension, are around a place.
 AROUND = 1.5
 # A draw at which q is too low by this, nats, is one that q doesn't reach.
@@ -91,19 +94,31 @@ class Allowance:
         return self.left <= 0
 
 
+@dataclass(frozen=True)
+class Exploration:
+    """What a search for modes came to.
+
+    Attributes:
+        modes: all of them, heaviest first.
+        paths: that it took.
+        gradients: what they cost.
+        unfinished: there are more modes of weight, since few of those found were found twice.
+    """
+
+    modes: Modes
+    paths: list[Climb]
+    gradients: int
+    unfinished: bool
+
+
 @torch.no_grad()
-def explore(
-    log_joint: LogJoint, known: Modes, allowance: Allowance | None = None
-) -> tuple[Modes, list[Climb], int]:
+def explore(log_joint: LogJoint, known: Modes, allowance: Allowance | None = None) -> Exploration:
     """Look for modes from starts far and wide.
 
     Args:
         log_joint: the model's.
         known: places known already, at least one.
         allowance: of gradients; without one rounds end by themselves.
-
-    Returns:
-        All modes, heaviest first; the paths; and the gradients it took.
 
     Cost: a round of starts takes some ten Hessians each.
     """
@@ -126,7 +141,25 @@ def explore(
         idle = idle + 1 if len(modes.weighty) <= before else 0
         if idle == IDLE or len(modes.weighty) > MOST_MODES:
             break
-    return modes, every, gradients
+    return Exploration(modes, every, gradients, _unfinished(modes, every))
+
+
+def _unfinished(modes: Modes, paths: Sequence[Climb]) -> bool:
+    """Whether modes that no path came to are likely to weigh something.
+
+    Their number is at least f1^2 / (2 f2), where f1 modes have one path and f2 two (Chao 1984,
+    "Nonparametric estimation of the number of classes in a population"); they weigh what those
+    with one path do.
+    """
+    if len(modes) <= FEW_SINGLES:
+        return False
+    ends = torch.cat([path.modes for path in paths])
+    white = torch.linalg.solve(modes.scales, (ends - modes.locs[:, None]).mT)
+    count = (white.norm(dim=-2) < SAME * math.sqrt(ends.shape[-1])).sum(-1)
+    single, double = count == 1, count == 2
+    share = float(modes.evidence.softmax(0)[single].sum())
+    unseen = share * float(single.sum()) / (2 * max(float(double.sum()), 1.0))
+    return float(single.sum()) > FEW_SINGLES and unseen > LEAST_UNSEEN
 
 
 def maxima(paths: Climb) -> Modes:

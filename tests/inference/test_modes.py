@@ -6,6 +6,7 @@
 import copy
 import importlib
 import math
+from dataclasses import replace
 
 import pyro
 import pyro.distributions as dist
@@ -16,6 +17,7 @@ from pyro.distributions import constraints
 from pyro_flows import FlowVI
 from pyro_flows.guides import AutoFlow, LogJoint
 from pyro_flows.inference import Objective, Posterior, find_start, refinement
+from pyro_flows.inference.flow_vi import FEW_STEPS
 from pyro_flows.inference.gaussian import Gaussian
 from pyro_flows.inference.mixtures import Mixture, elbo_of_mixture, find_mixture, weigh
 from pyro_flows.inference.modes import Allowance, Modes, explore, merge, missed_mass
@@ -36,6 +38,12 @@ def log_three(z):
 def three():
     z = pyro.sample("z", dist.ImproperUniform(constraints.real, (), (2,)))
     pyro.factor("density", log_three(z.double()))
+
+
+def many_wells():
+    """2^14 modes, at +-1.7 along each coordinate."""
+    z = pyro.sample("z", dist.ImproperUniform(constraints.real_vector, (), (14,)))
+    pyro.factor("wells", (6 * z**2 - z**4 + z / 2).sum(-1))
 
 
 def log_joint_of(model):
@@ -62,24 +70,35 @@ class TestSearch:
     def test_it_finds_all_modes_from_one_of_them(self, seed):
         log_joint, _ = log_joint_of(three)
         with seeded(seed):
-            found, _, spent = explore(log_joint, one_place(MEANS[0]))
-        assert spent > 0
-        distance = torch.cdist(MEANS, found.weighty.locs)
+            search = explore(log_joint, one_place(MEANS[0]))
+        assert search.gradients > 0
+        assert not search.unfinished
+        found = search.modes.weighty
+        distance = torch.cdist(MEANS, found.locs)
         assert (distance.min(1).values < 0.01).all()
         # Each once, but for the place that it started from.
-        assert len(found.weighty) <= 4
+        assert len(found) <= 4
+
+    @pytest.mark.parametrize("seed", range(3))
+    def test_more_modes_than_can_be_found_are_an_unfinished_search(self, seed):
+        log_joint, _ = log_joint_of(many_wells)
+        with seeded(seed):
+            search = explore(log_joint, one_place(torch.full((14,), 1.7), 0.2))
+        assert search.unfinished
 
     @pytest.mark.parametrize("left", [0, 1, 400])
     def test_an_allowance_is_kept(self, left):
         log_joint, _ = log_joint_of(three)
         with seeded(0):
-            whole = explore(log_joint, one_place(MEANS[0]))[2]
+            whole = explore(log_joint, one_place(MEANS[0])).gradients
             allowance = Allowance(left)
-            spent = explore(log_joint, one_place(MEANS[0]), allowance)[2]
+            search = explore(log_joint, one_place(MEANS[0]), allowance)
+            spent = search.gradients
         assert allowance.cut
         assert (spent == 0) == (left == 0)
         assert spent < whole
         assert allowance.left == left - spent
+        assert not search.unfinished  # cut short, which is another thing
 
     def test_an_allowance_that_is_not_used_up_cuts_nothing(self):
         log_joint, _ = log_joint_of(three)
@@ -288,6 +307,18 @@ class TestMissedMass:
         posterior = FlowVI(three, guide, num_steps=100, progress=False).run()
         assert posterior.verdict.status == "not reliable"
         assert "modes may be missing" in posterior.verdict.reasons[0]
+
+    def test_the_verdict_tells_of_a_search_that_did_not_end(self, monkeypatch):
+        module = importlib.import_module("pyro_flows.inference.warm_start")
+
+        def unfinished(*args):
+            return replace(explore(*args), unfinished=True)
+
+        monkeypatch.setattr(module, "explore", unfinished)
+        posterior = FlowVI(three, progress=False).run()
+        assert posterior.verdict.status == "not reliable"
+        assert any("still found new ones" in reason for reason in posterior.verdict.reasons)
+        assert posterior.report.steps <= FEW_STEPS
 
     def test_a_gaussian_with_an_edge(self):
         """Outside its support a density has no mass to miss."""
