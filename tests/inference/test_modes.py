@@ -322,7 +322,9 @@ class TestMissedMass:
             return train(parameters, gradient, score, schedule, **options)
 
         monkeypatch.setattr(module, "explore", unfinished)
-        monkeypatch.setattr(importlib.import_module("pyro_flows.inference.flow_vi"), "train", noted)
+        monkeypatch.setattr(
+            importlib.import_module("pyro_flows.inference.flow_vi"), "train", noted
+        )
         posterior = FlowVI(three, progress=False).run()
         assert posterior.verdict.status == "not reliable"
         assert any("still found new ones" in reason for reason in posterior.verdict.reasons)
