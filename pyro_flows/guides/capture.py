@@ -167,7 +167,7 @@ class _Recorder(TorchDispatchMode):
                 if not isinstance(tensor, Tensor) or id(tensor) in self.live:
                     continue
                 if not by_chance or tensor._is_view():
-                    raise RecordingError(f"{func} writes into a tensor that is made only once")
+                    raise RecordingError(f"{func} writes in-place into a tensor that is made once")
                 # Filled with random numbers where it lies: a fresh one for every call.
                 blank = self._node(tensor.clone())
                 fresh = self.graph.call_function(torch.ops.aten.clone.default, (blank,))

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from pyro_flows.errors import ModelError
 from pyro_flows.guides import structure
+from pyro_flows.guides.blanks import Blanks, writes_in_place
 from pyro_flows.guides.capture import Captured, capture
 from pyro_flows.guides.enumeration import Substitute, enumerated_log_prob, max_plate_nesting
 from pyro_flows.guides.factors import NaNFactors, without_linalg_errors
@@ -97,7 +98,7 @@ class LogJoint:
         )
         self._graphs: dict[tuple[int, bool], Captured] = {}
         self._row_bytes = math.inf
-        self.why = ""
+        self.why, self._writes = "", False
         self.stochastic = self._is_stochastic()
         self.mode: Mode = mode or self._choose()
 
@@ -154,8 +155,8 @@ class LogJoint:
         """
 
         def one(row: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            gradient, value = torch.func.grad_and_value(self._one)(row)
-            return value, gradient, torch.func.jacrev(torch.func.grad(self._one))(row)
+            gradient, value = torch.func.grad_and_value(self._one_of_many)(row)
+            return value, gradient, torch.func.jacrev(torch.func.grad(self._one_of_many))(row)
 
         if self._discrete:
             return self._differences(z)
@@ -251,7 +252,8 @@ class LogJoint:
     def _eager(self, z: Tensor, mode: Mode) -> Tensor:
         with _quiet():
             if mode == "vectorised":
-                return without_linalg_errors(torch.vmap(self._one, randomness="same"), z)
+                at_once = torch.vmap(self._one_of_many, randomness="same")
+                return without_linalg_errors(at_once, z)
             if mode == "enumerated":
                 x, ladj = self._pass(z)
                 return ladj + without_linalg_errors(self._enumerated, x)
@@ -260,12 +262,16 @@ class LogJoint:
     def _all(self, z: Tensor) -> Tensor:
         """What is recorded: all rows at once, NaN where one has no factor."""
         with NaNFactors():
-            return torch.vmap(self._one, randomness="same")(z)
+            return torch.vmap(self._one_of_many, randomness="same")(z)
 
     def _pass(self, z: Tensor) -> tuple[Tensor, Tensor]:
         if self.through is None:
             return z, z.new_zeros(z.shape[:-1])
         return self.through.forward_and_ladj(z)
+
+    def _one_of_many(self, z: Tensor) -> Tensor:
+        with Blanks(z) if self._writes else contextlib.nullcontext():
+            return self._one(z)
 
     def _one(self, z: Tensor) -> Tensor:
         """Log joint of one vector ``(D,)``."""
@@ -368,6 +374,9 @@ class LogJoint:
                 else:
                     got = self._seeded(z, mode)
         except Exception as error:  # noqa: BLE001 (any failure to vectorise means: go slower)
+            if mode != "enumerated" and not self._writes and writes_in_place(error):
+                self._writes = True
+                return self._accept(mode)
             self.why = f"{mode}: {type(error).__name__}: {_first_line(error)}"
             return None
         tolerance = 1e-4 if z.dtype == torch.float32 else 1e-8

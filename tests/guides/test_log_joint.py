@@ -152,6 +152,38 @@ class Regression(PyroModule):
             pyro.sample("obs", dist.Normal(mean, self.sigma), obs=DATA)
 
 
+def filled():
+    """A tensor that is made blank, and filled."""
+    drift = pyro.sample("drift", dist.LogNormal(-1.0, 0.5))
+    noise = pyro.sample("noise", dist.Normal(0.0, 1.0).expand([4]).to_event(1))
+    z = torch.zeros(4, dtype=DATA.dtype)
+    z[0] = drift * noise[0]
+    for t in range(1, 4):
+        z[t] = 0.9 * z[t - 1].clone() + drift * noise[t]
+    with pyro.plate("data", 4):
+        pyro.sample("obs", dist.Normal(z, 1.0), obs=DATA)
+
+
+def imputed():
+    """Data of which some are latents."""
+    loc = pyro.sample("loc", dist.Normal(0.0, 1.0))
+    gaps = pyro.sample("gaps", dist.Normal(0.0, 1.0).expand([2]).to_event(1))
+    data = DATA.clone()
+    data[[0, 2]] = gaps
+    data[1:].mul_(loc.exp())
+    pyro.factor("obs", dist.Normal(loc, 1.0).log_prob(data).sum())
+
+
+def ordered():
+    """Pyro's OrderedLogistic fills a tensor."""
+    slope = pyro.sample("slope", dist.Normal(0.0, 1.0))
+    steps = dist.Normal(torch.zeros(2, dtype=DATA.dtype), 1.0).to_event(1)
+    ordered = dist.transforms.OrderedTransform()
+    cuts = pyro.sample("cuts", dist.TransformedDistribution(steps, [ordered]))
+    with pyro.plate("data", 4):
+        pyro.sample("obs", dist.OrderedLogistic(slope * X, cuts), obs=torch.tensor([0, 1, 1, 2]))
+
+
 def control_flow():
     x = pyro.sample("x", dist.Normal(0.0, 1.0))
     scale = 1.0 if x.item() > 0 else 2.0
@@ -161,7 +193,7 @@ def control_flow():
 CAPTURED = [
     hierarchical, nested_plates, masked, partly_observed, scaled, dirichlet_categorical,
     correlated, gaussian_process, factors, flat, markov_chain, subsampled,
-    sequential_data, gaps_in_data,
+    sequential_data, gaps_in_data, filled, imputed, ordered,
 ]  # fmt: skip
 # A sequential plate reads its indices as numbers: of a subsample, others on every call.
 VECTORISED = [with_params, Regression, sequential_subsample]
@@ -227,6 +259,7 @@ def test_forced_modes_agree(model):
     values = []
     for mode in ("captured", "vectorised", "sequential"):
         log_joint = LogJoint(model, guide, mode=mode)
+        log_joint._writes = model in (filled, imputed, ordered)  # found out where a mode is chosen
         rows = z[:1] if model is subsampled else z  # sequential draws a subsample per particle
         torch.manual_seed(3)
         values.append(log_joint(rows).detach())
@@ -432,8 +465,17 @@ def indexed_markov():
 
 
 @config_enumerate
-def writes_in_place():
-    """vmap refuses to write a particle's value into a tensor that is made only once."""
+def looks_at_values():
+    """vmap refuses to look; a plate of particles is a tensor like any other."""
+    p = pyro.sample("p", dist.Beta(2.0, 2.0))
+    assert bool((p <= 1).all())
+    with pyro.plate("data", 4):
+        z = pyro.sample("z", dist.Bernoulli(p))
+        pyro.sample("obs", dist.Normal(2 * z, 1.0), obs=DATA)
+
+
+@config_enumerate
+def enumerated_in_place():
     p = pyro.sample("p", dist.Beta(2.0, 2.0))
     both = torch.zeros((*p.shape, 1), dtype=DATA.dtype)
     both[..., 0] = p
@@ -445,7 +487,7 @@ def writes_in_place():
 ENUMERATED = [
     enumerated_local, enumerated_global, enumerated_mixture, enumerated_scaled,
     enumerated_scaled_plate, enumerated_masked, enumerated_subsampled, hidden_markov,
-    local_latents_and_switches, indexed_markov, writes_in_place,
+    local_latents_and_switches, indexed_markov, looks_at_values, enumerated_in_place,
 ]  # fmt: skip
 
 
@@ -502,7 +544,8 @@ def test_enumerated_particles_are_kept_apart(model):
         (hidden_markov, "captured"),
         (indexed_markov, "captured"),
         (enumerated_subsampled, "captured"),
-        (writes_in_place, "enumerated"),
+        (enumerated_in_place, "captured"),
+        (looks_at_values, "enumerated"),
     ],
     ids=lambda value: getattr(value, "__name__", value),
 )

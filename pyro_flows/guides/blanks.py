@@ -1,0 +1,47 @@
+# Copyright Contributors to the pyro_flows project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Tensors that a model makes and then fills, one element after the other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+_MAKERS = {
+    *(torch.zeros, torch.ones, torch.empty, torch.full),
+    *(torch.zeros_like, torch.ones_like, torch.empty_like, torch.full_like, torch.clone),
+    *(Tensor.new_zeros, Tensor.new_ones, Tensor.new_empty, Tensor.new_full, Tensor.clone),
+}
+
+
+class Blanks(TorchFunctionMode):
+    """Inside, what is made blank belongs to one particle, so that ``vmap`` can write into it.
+
+    ``h = torch.zeros(n); h[0] = ...`` in a model makes one tensor for all particles, into which
+    no particle's own values go; nor do they in Pyro's ``OrderedLogistic``, which does the same.
+
+    Args:
+        particle: the tensor that ``vmap`` maps over.
+    """
+
+    def __init__(self, particle: Tensor) -> None:
+        super().__init__()
+        self._zero = particle.new_zeros(())
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        made = func(*args, **(kwargs or {}))
+        if func not in _MAKERS or not made.is_floating_point():
+            return made
+        # On another device, such as "meta", none of a particle's values can be written into it.
+        return made + self._zero.to(made) if made.device == self._zero.device else made
+
+
+def writes_in_place(error: Exception) -> bool:
+    """Whether a function failed since it writes a particle's values into a tensor of all."""
+    return "being vmapped over but `self`" in str(error) or "in-place" in str(error)
