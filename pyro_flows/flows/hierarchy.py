@@ -13,7 +13,14 @@ from pyro_flows.distributions import Flow
 from pyro_flows.flows.registry import register_flow
 from pyro_flows.flows.stacks import couplings, stack_sizes
 from pyro_flows.nn import MLP, pseudo_huber
-from pyro_flows.transforms import Affine, Cayley, Coupling
+from pyro_flows.transforms import (
+    Affine,
+    Cayley,
+    Coupling,
+    Elementwise,
+    RationalQuadraticSpline,
+    SinhArcsinh,
+)
 
 # A chain of T states has T levels; a coupling for each would cost more than it helps.
 MOST_LEVELS = 3
@@ -39,8 +46,9 @@ def default(
     A coordinate that hangs on others in the prior (``levels``) is moved last, by a coupling that
     sees them: the funnel of a centred hierarchical model is one such coupling, log-scale linear in
     the scale above it. The rotation turns what the couplings make along some coordinates into the
-    directions where it is needed; it is left out for one coordinate and beyond 400. Without a
-    context, what the couplings see is softly bounded at ten: values are best whitened first.
+    directions where it is needed; it is left out beyond 400. A single coordinate, which has no
+    other to be moved along, gets a spline and a sinh-arcsinh. Without a context, what the
+    couplings see is softly bounded at ten: values are best whitened first.
 
     Args:
         dim: number of coordinates.
@@ -55,8 +63,11 @@ def default(
         torch.Size([5, 3])
     """
     dim, context_dim, layers = stack_sizes(dim, context_dim, layers)
-    univariate = Affine(log_scale_bound=8.0)
     widths = (min(max(2 * dim, 64), 256),) if hidden_dims is None else hidden_dims
+    if dim == 1:
+        univariates = RationalQuadraticSpline(bins=16, bound=6.0), SinhArcsinh()
+        return Flow([Elementwise(1, one, context_dim, widths) for one in univariates])
+    univariate = Affine(log_scale_bound=8.0)
     reach = math.inf if context_dim else REACH  # a context may be in any unit
     stack = couplings(
         dim, univariate, context_dim, layers, widths, activation=pseudo_huber, reach=reach
@@ -65,7 +76,7 @@ def default(
     for level in _levels_below_the_top(levels or ()):
         mask = [other == level for other in levels or ()]
         stack.append(Coupling(dim, univariate, mask, context_dim, conditioner=conditioner))
-    if 1 < dim <= LARGEST_ROTATION:
+    if dim <= LARGEST_ROTATION:
         stack.append(Cayley(dim, rate=TURNING / dim, shift=False))
     return Flow(stack)
 

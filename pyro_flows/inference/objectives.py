@@ -21,7 +21,7 @@ from pyro_flows.distributions import (
     StandardNormal,
 )
 from pyro_flows.guides import AutoFlow, LogJoint, structure
-from pyro_flows.training import Score
+from pyro_flows.training import INSIDE, Score
 
 # Draws of each flow of a mixture, at least.
 LEAST_OF_EACH = 8
@@ -155,7 +155,8 @@ class Objective:
         A path ends at an edge: moved along paths alone, a guide leaks out of the support, and
         nothing tells it. The score function's gradient, (log p - log q - mean) times that of
         log q, is the whole one, edges included; its noise, too, vanishes where q is the posterior
-        (Richter et al. 2020, VarGrad, arXiv:2010.10436).
+        (Richter et al. 2020, VarGrad, arXiv:2010.10436). A tail that reaches into the support may
+        be as good there as a guide that is inside: so the share inside counts a little more.
         """
         with torch.no_grad():
             drawn, weight = self._draws(flow, particles)
@@ -167,8 +168,10 @@ class Objective:
         ratio = torch.where(finite, value - log_q.detach(), torch.zeros_like(value))
         share = weight * finite / (weight * finite).sum().clamp_min(1e-30)
         mean = (share * ratio).sum()
-        log_q = torch.where(finite, log_q, torch.zeros_like(log_q))
-        (-(share * (ratio - mean) * log_q).sum()).backward()
+        # The second term is the gradient of the log of the share inside.
+        along = share * (ratio - mean) + (INSIDE - 1) * (share - weight)
+        log_q = torch.where(torch.isfinite(log_q), log_q, torch.zeros_like(log_q))
+        (-(along * log_q).sum()).backward()
         return mean, len(x) - finite.sum()
 
     def _draws(self, flow: FlowDistribution, particles: int) -> tuple[Tensor, Tensor]:

@@ -5,6 +5,6 @@
 
 from pyro_flows.training.loop import Words, train
 from pyro_flows.training.schedule import Schedule
-from pyro_flows.training.score import Report, Score
+from pyro_flows.training.score import INSIDE, Report, Score
 
-__all__ = ["Report", "Schedule", "Score", "Words", "train"]
+__all__ = ["INSIDE", "Report", "Schedule", "Score", "Words", "train"]

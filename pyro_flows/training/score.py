@@ -12,6 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+# Of states that are as good inside the support, the one that draws more often there is better: the
+# log of that share counts for so much, in place of 1.
+INSIDE = 1.1
+
 
 @dataclass(frozen=True)
 class Score:
@@ -46,7 +50,10 @@ class Score:
         return float(inside.std()) / math.sqrt(len(inside)) if len(inside) > 1 else math.inf
 
     def gain_over(self, other: Score) -> tuple[float, float]:
-        """How much better the mean is than another state's, and the paired standard error."""
+        """How much better it is than another state, and the paired standard error.
+
+        That is the difference of means, where all draws are finite.
+        """
         both = self.finite & other.finite
         if int(both.sum()) < 2:
             gain = self.mean - other.mean
@@ -54,7 +61,7 @@ class Score:
         difference = (self.values - other.values)[both]
         shares = self.finite.double().mean().log() - other.finite.double().mean().log()
         se = float(difference.std()) / math.sqrt(len(difference))
-        return float(difference.mean() + shares), se
+        return float(difference.mean() + INSIDE * shares), se
 
 
 @dataclass

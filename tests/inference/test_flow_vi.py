@@ -565,3 +565,32 @@ def test_a_guide_of_ones_own_tells_of_an_improper_posterior():
     posterior = run(ridge, Y.double(), guide=guide, num_steps=50)
     assert "may be improper" in str(posterior.verdict)
     assert "modes may be missing" not in str(posterior.verdict)
+
+
+class TestOneCoordinate:
+    """With no other to be moved along, it has a spline."""
+
+    def test_a_skewed_posterior(self):
+        def model():
+            pyro.sample("rate", dist.Gamma(0.3, 1.0))
+
+        posterior = FlowVI(model, seed=0, progress=False).run()
+        assert posterior.verdict.status == "reliable"
+        assert posterior.elbo == pytest.approx(0.0, abs=0.002)  # a Gaussian's is -0.1
+
+    def test_an_edge_that_a_parameter_sets(self):
+        """The posterior of an unknown maximum: y^-(n + 1) above the largest observation."""
+        y = torch.tensor([0.3, 2.0, 1.1, 2.9, 2.2])
+
+        def model():
+            largest = pyro.sample("largest", dist.Pareto(1.0, 1.0))
+            with pyro.plate("data", 5):
+                pyro.sample("y", dist.Uniform(0.0, largest), obs=y)
+
+        posterior = FlowVI(model, seed=0, progress=False).run()
+        assert posterior.verdict.status != "not reliable"
+        assert posterior.weights.n_zero < 0.1 * posterior.weights.n
+        largest = posterior.draws(10_000)["largest"]
+        assert float(largest.min()) > 2.9
+        # P(largest > x) = (2.9 / x)^6
+        assert float(largest.median()) == pytest.approx(2.9 * 2 ** (1 / 6), rel=0.01)

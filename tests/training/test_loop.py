@@ -311,6 +311,15 @@ def test_scores_compare_in_pairs():
     assert broken.gain_over(broken)[0] == 0
 
 
+def test_of_states_that_are_as_good_inside_the_one_that_is_there_more_often_is_better():
+    values = torch.zeros(400, dtype=torch.float64)
+    often, seldom = values.clone(), values - math.log(2)
+    often[:200], seldom[:300] = -math.inf, -math.inf
+    seldom[300:] += 2 * math.log(2)
+    assert Score(often).mean == pytest.approx(Score(seldom).mean)
+    assert Score(often).gain_over(Score(seldom))[0] == pytest.approx(0.1 * math.log(2))
+
+
 def test_the_learning_rate_warms_up_and_decays():
     schedule = Schedule()
     rates = [schedule.rate(step, 1000) for step in range(1000)]
