@@ -23,6 +23,7 @@ class Blanks(TorchFunctionMode):
 
     ``h = torch.zeros(n); h[0] = ...`` in a model makes one tensor for all particles, into which
     no particle's own values go; nor do they in Pyro's ``OrderedLogistic``, which does the same.
+    And ``x[mask] = 0``, as in ``Multinomial`` and ``Geometric``, asks ``vmap`` how many there are.
 
     Args:
         particle: the tensor that ``vmap`` maps over.
@@ -35,6 +36,12 @@ class Blanks(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
+        if func is Tensor.__setitem__ and _is_mask(args[0], *args[1:]):
+            where, mask, value = args
+            where.masked_fill_(
+                mask.reshape(*mask.shape, *(1,) * (where.dim() - mask.dim())), value
+            )
+            return None
         made = func(*args, **(kwargs or {}))
         if func not in _MAKERS or not made.is_floating_point():
             return made
@@ -44,4 +51,16 @@ class Blanks(TorchFunctionMode):
 
 def writes_in_place(error: Exception) -> bool:
     """Whether a function failed since it writes a particle's values into a tensor of all."""
-    return "being vmapped over but `self`" in str(error) or "in-place" in str(error)
+    words = "being vmapped over but `self`", "indexing with a boolean mask", "in-place"
+    return any(word in str(error) for word in words)
+
+
+def _is_mask(where: Any, key: Any, value: Any) -> bool:
+    """Whether elements of a tensor are all set to one number."""
+    number = not isinstance(value, Tensor) or value.dim() == 0
+    return (
+        isinstance(where, Tensor)
+        and isinstance(key, Tensor)
+        and key.dtype == torch.bool
+        and number
+    )

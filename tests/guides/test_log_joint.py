@@ -184,6 +184,16 @@ def ordered():
         pyro.sample("obs", dist.OrderedLogistic(slope * X, cuts), obs=torch.tensor([0, 1, 1, 2]))
 
 
+def counts():
+    """torch's Multinomial and Geometric set what a mask marks."""
+    p = pyro.sample("p", dist.Dirichlet(torch.ones(3, dtype=DATA.dtype)))
+    pyro.sample("counts", dist.Multinomial(4, p), obs=torch.tensor([3.0, 0.0, 1.0]))
+    pyro.sample("trials", dist.Geometric(p).to_event(1), obs=torch.tensor([0.0, 2.0, 1.0]))
+    weights = torch.zeros(3, 2, dtype=DATA.dtype)
+    weights[p > 0.3] = 1.0
+    pyro.factor("large", weights.sum())
+
+
 def control_flow():
     x = pyro.sample("x", dist.Normal(0.0, 1.0))
     scale = 1.0 if x.item() > 0 else 2.0
@@ -193,8 +203,9 @@ def control_flow():
 CAPTURED = [
     hierarchical, nested_plates, masked, partly_observed, scaled, dirichlet_categorical,
     correlated, gaussian_process, factors, flat, markov_chain, subsampled,
-    sequential_data, gaps_in_data, filled, imputed, ordered,
+    sequential_data, gaps_in_data, filled, imputed, ordered, counts,
 ]  # fmt: skip
+IN_PLACE = [filled, imputed, ordered, counts]
 # A sequential plate reads its indices as numbers: of a subsample, others on every call.
 VECTORISED = [with_params, Regression, sequential_subsample]
 SEQUENTIAL = [control_flow]
@@ -259,7 +270,7 @@ def test_forced_modes_agree(model):
     values = []
     for mode in ("captured", "vectorised", "sequential"):
         log_joint = LogJoint(model, guide, mode=mode)
-        log_joint._writes = model in (filled, imputed, ordered)  # found out where a mode is chosen
+        log_joint._writes = model in IN_PLACE  # found out where a mode is chosen
         rows = z[:1] if model is subsampled else z  # sequential draws a subsample per particle
         torch.manual_seed(3)
         values.append(log_joint(rows).detach())
