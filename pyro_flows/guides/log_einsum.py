@@ -9,14 +9,17 @@ gradients are the same.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from string import ascii_letters
 
 import torch
+from pyro.distributions import hmm
 from pyro.ops.einsum.torch_log import transpose
 from pyro.ops.einsum.util import Tensordot
 from torch import Tensor
 
-__all__ = ["einsum", "tensordot", "transpose"]
+__all__ = ["einsum", "products_in_pyro", "tensordot", "transpose"]
 
 
 def einsum(equation: str, *operands: Tensor) -> Tensor:
@@ -52,7 +55,25 @@ def _as_output(x: Tensor, dims: str, output: str) -> Tensor:
 
 
 def _safe_log(x: Tensor) -> Tensor:
-    """The logarithm; its gradient is 1 / eps at the most, at 0 too."""
+    """The logarithm; its gradient is 1 / eps at the most, at 0 too. As Pyro's."""
     eps = torch.finfo(x.dtype).eps
     small = x.detach().log() + (x - x.detach()) / eps
     return torch.where(x >= eps, x.clamp(min=eps).log(), small)
+
+
+def _log_matmul_exp(x: Tensor, y: Tensor) -> Tensor:
+    """The logarithm of the matrix product of two tensors' exponentials."""
+    least = torch.finfo(x.dtype).min
+    rows = x.detach().amax(-1, keepdim=True).clamp(min=least)
+    columns = y.detach().amax(-2, keepdim=True).clamp(min=least)
+    return _safe_log((x - rows).exp() @ (y - columns).exp()) + rows + columns
+
+
+@contextmanager
+def products_in_pyro() -> Iterator[None]:
+    """Inside, Pyro's hidden Markov models multiply as here, and not by what vmap refuses."""
+    saved, hmm._logmatmulexp = hmm._logmatmulexp, _log_matmul_exp
+    try:
+        yield
+    finally:
+        hmm._logmatmulexp = saved

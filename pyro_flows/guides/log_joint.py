@@ -22,6 +22,7 @@ from pyro_flows.guides.blanks import Blanks, writes_in_place
 from pyro_flows.guides.capture import Captured, capture
 from pyro_flows.guides.enumeration import Substitute, enumerated_log_prob, max_plate_nesting
 from pyro_flows.guides.factors import NaNFactors, without_linalg_errors
+from pyro_flows.guides.log_einsum import products_in_pyro
 from pyro_flows.guides.unpack import constrain
 from pyro_flows.ops.tracing import is_recording
 from pyro_flows.transforms import Layer
@@ -270,7 +271,7 @@ class LogJoint:
         return self.through.forward_and_ladj(z)
 
     def _one_of_many(self, z: Tensor) -> Tensor:
-        with Blanks(z) if self._writes else contextlib.nullcontext():
+        with products_in_pyro(), Blanks(z) if self._writes else contextlib.nullcontext():
             return self._one(z)
 
     def _one(self, z: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.infer.inspect import get_dependencies
@@ -155,7 +156,7 @@ def check_data(trace: Trace) -> None:
     """
     for name, site in observed_sites(trace).items():
         value = site["value"]
-        if not (isinstance(value, Tensor) and value.is_floating_point()):
+        if not (isinstance(value, Tensor) and value.is_floating_point()) or _takes_gaps(site):
             continue
         # Also where a mask is False: the masked-out term's gradient is 0 * NaN, which is NaN.
         count = int(torch.isnan(value).sum())
@@ -163,8 +164,16 @@ def check_data(trace: Trace) -> None:
             raise DataError(
                 f"The observed site '{name}' expected numbers, but {count} of {value.numel()} "
                 "values are NaN. Drop those rows, or put any number there and give pyro.sample an "
-                "obs_mask that is False there."
+                "obs_mask that is False there; of a normal, dist.NanMaskedNormal leaves them out."
             )
+
+
+def _takes_gaps(site: Site) -> bool:
+    """Whether a site's distribution leaves out what is NaN."""
+    fn = site["fn"]
+    while hasattr(fn, "base_dist"):
+        fn = fn.base_dist
+    return isinstance(fn, (dist.NanMaskedNormal, dist.NanMaskedMultivariateNormal))
 
 
 def site_mask(site: Site) -> Tensor | None:

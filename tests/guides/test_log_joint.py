@@ -194,6 +194,31 @@ def counts():
     pyro.factor("large", weights.sum())
 
 
+def discrete_chain():
+    """Pyro's parallel-scan hidden Markov model."""
+    stay = pyro.sample("stay", dist.Normal(0.0, 1.0))
+    scale = pyro.sample("scale", dist.LogNormal(0.0, 0.5))
+    row = torch.stack([stay, -stay])
+    chain = torch.stack([row, row.flip(0)]).log_softmax(-1)
+    noise = dist.Normal(torch.tensor([-1.0, 1.0], dtype=DATA.dtype), scale)
+    start = torch.zeros(2, dtype=DATA.dtype)
+    pyro.sample("obs", dist.DiscreteHMM(start, chain, noise, duration=4), obs=DATA)
+
+
+def missing_values():
+    """NaN marks what is missing, as Pyro has it."""
+    loc = pyro.sample("loc", dist.Normal(0.0, 1.0))
+    scale = pyro.sample("scale", dist.LogNormal(0.0, 0.5))
+    with pyro.plate("data", 4):
+        gaps = torch.where(DATA > 0, DATA, torch.nan)
+        pyro.sample("obs", dist.NanMaskedNormal(loc, scale), obs=gaps)
+    both = DATA.new_tensor([[torch.nan, 0.3], [0.1, 0.2]])
+    cov = scale * torch.eye(2, dtype=DATA.dtype)
+    with pyro.plate("rows", 2):
+        fn = dist.NanMaskedMultivariateNormal(loc.expand(2), cov)
+        pyro.sample("rows_obs", fn, obs=both)
+
+
 def control_flow():
     x = pyro.sample("x", dist.Normal(0.0, 1.0))
     scale = 1.0 if x.item() > 0 else 2.0
@@ -203,9 +228,10 @@ def control_flow():
 CAPTURED = [
     hierarchical, nested_plates, masked, partly_observed, scaled, dirichlet_categorical,
     correlated, gaussian_process, factors, flat, markov_chain, subsampled,
-    sequential_data, gaps_in_data, filled, imputed, ordered, counts,
+    sequential_data, gaps_in_data, filled, imputed, ordered, counts, discrete_chain,
+    missing_values,
 ]  # fmt: skip
-IN_PLACE = [filled, imputed, ordered, counts]
+IN_PLACE = [filled, imputed, ordered, counts, missing_values]
 # A sequential plate reads its indices as numbers: of a subsample, others on every call.
 VECTORISED = [with_params, Regression, sequential_subsample]
 SEQUENTIAL = [control_flow]
