@@ -151,7 +151,7 @@ def _unfinished(modes: Modes, paths: Sequence[Climb]) -> bool:
     "Nonparametric estimation of the number of classes in a population"); they weigh what those
     with one path do.
     """
-    if len(modes) <= FEW_SINGLES:
+    if len(modes) <= FEW_SINGLES or not paths:
         return False
     ends = torch.cat([path.modes for path in paths])
     white = torch.linalg.solve(modes.scales, (ends - modes.locs[:, None]).mT)

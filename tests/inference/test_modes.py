@@ -101,6 +101,13 @@ class TestSearch:
         assert allowance.left == left - spent
         assert not search.unfinished  # cut short, which is another thing
 
+    def test_nothing_is_said_of_a_search_that_did_not_begin(self):
+        log_joint, _ = log_joint_of(many_wells)
+        corners = 1.7 * torch.cartesian_prod(*[torch.tensor([-1.0, 1.0])] * 3).double()
+        known = merge([one_place(torch.cat([c, torch.full((11,), 1.7)]), 0.2) for c in corners])
+        search = explore(log_joint, known, Allowance(0))
+        assert (len(search.modes), search.gradients, search.unfinished) == (8, 0, False)
+
     def test_an_allowance_that_is_not_used_up_cuts_nothing(self):
         log_joint, _ = log_joint_of(three)
         allowance = Allowance(10**9)
