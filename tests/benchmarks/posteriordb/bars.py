@@ -95,6 +95,7 @@ _BUDGETS = (
     ("rotated_funnel_10_opaque", "100", 0.05),
     ("rotated_funnel_10_opaque", "500", 0.01),
 )
+_OFF = figures.LARGEST_OFF
 _SEVERAL_MODES = (
     *("low_dim_gauss_mix_two_modes", "slcp_opaque", "gmm_40_opaque", "two_moons_opaque"),
     *("many_well_6_opaque", "many_well_32_opaque"),
@@ -135,8 +136,13 @@ BARS = (
         form="{:.0f}",
     ),
     *(
-        Bar(f"{name}, shares of modes", figures.modes, (0.05,), (name,), form="{:.3f}")
+        Bar(f"{name}, shares of modes", figures.modes, (_OFF,), (name,), form="{:.3f}")
         for name in _SEVERAL_MODES
+    ),
+    Bar(
+        "shares of modes that are off, and the verdict doesn't tell",
+        *(figures.untold, (0.0,), _SEVERAL_MODES),
+        form="{:.0f}",
     ),
     Bar("gmm_40_opaque, modes missing", figures.missing, (0,), ("gmm_40_opaque",), form="{:.0f}"),
     Bar(

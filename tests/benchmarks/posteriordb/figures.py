@@ -17,6 +17,8 @@ Row = dict[str, Any]
 Figure: TypeAlias = Callable[[Row], "float | None"]
 
 QUANTILE_BAR = 0.02
+# Total variation of the shares of modes.
+LARGEST_OFF = 0.05
 
 
 def gap(row: Row) -> float | None:
@@ -74,6 +76,14 @@ def modes(row: Row) -> float | None:
 def missing(row: Row) -> float | None:
     """How many modes have less than half of their share."""
     return math.inf if "error" in row else row["delivered_errors"].get("missing")
+
+
+def untold(row: Row) -> float | None:
+    """1 where shares of modes are off, and the verdict doesn't say that some may be missing."""
+    off = modes(row)
+    if off is None or off <= LARGEST_OFF:
+        return None if off is None else 0.0
+    return float(not any("modes may be missing" in reason for reason in row.get("reasons", [])))
 
 
 def gradients(row: Row) -> float | None:

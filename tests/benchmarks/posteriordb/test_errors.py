@@ -221,6 +221,15 @@ class TestBars:
         errors = {"met": True, "quantile": 0.03, "modes": None}
         assert "1.000" in self.line([self.row(delivered_errors=errors)], "beyond its bound")
 
+    @pytest.mark.parametrize(
+        ("off", "reasons", "answer"),
+        [(0.04, [], "yes"), (0.3, [], "**no**"), (0.3, ["1 so far: modes may be missing."], "yes")],
+    )
+    def test_shares_of_modes_are_right_or_the_verdict_says_so(self, off, reasons, answer):
+        errors = {"met": True, "quantile": 0.01, "modes": off}
+        row = self.row("many_well_32_opaque", delivered_errors=errors, reasons=reasons)
+        assert answer in self.line([row], "the verdict doesn't tell")
+
     def test_a_budget_is_one(self):
         name, row = "eight_schools_centered, gap within 70", self.row("eight_schools_centered")
         row["guide"] = "flow_70k"
