@@ -223,7 +223,7 @@ class TestBars:
 
     @pytest.mark.parametrize(
         ("off", "reasons", "answer"),
-        [(0.04, [], "yes"), (0.3, [], "**no**"), (0.3, ["1 so far: modes may be missing."], "yes")],
+        [(0.04, [], "yes"), (0.3, [], "**no**"), (0.3, ["8: modes may be missing."], "yes")],
     )
     def test_shares_of_modes_are_right_or_the_verdict_says_so(self, off, reasons, answer):
         errors = {"met": True, "quantile": 0.01, "modes": off}
