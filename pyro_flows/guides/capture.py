@@ -34,6 +34,8 @@ def capture(function: Callable[[Tensor], Tensor], example: Tensor, *, with_grad:
     def with_gradient(z: Tensor) -> tuple[Tensor, Tensor]:
         z = z.detach().requires_grad_()
         value = function(z)
+        if not value.requires_grad:  # flat wherever it is positive
+            return value, torch.zeros_like(z)
         (grad,) = torch.autograd.grad(value.sum(), z, allow_unused=True)
         return value.detach(), torch.zeros_like(z) if grad is None else grad
 

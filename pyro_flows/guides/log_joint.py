@@ -133,6 +133,8 @@ class LogJoint:
         with torch.enable_grad():
             value = self(z)
             leaves = [p for p in self.parameters.values() if accumulate and p.requires_grad]
+            if not value.requires_grad:  # flat wherever it is positive
+                return value, torch.zeros_like(z)
             finite = torch.isfinite(value)
             total = torch.where(finite, value, torch.zeros_like(value)).sum()
             grads = torch.autograd.grad(total, [z, *leaves], allow_unused=True)

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from pyro_flows.guides import LogJoint
 from pyro_flows.inference.newton import eigh, lower
-from pyro_flows.training import INSIDE
 
 NATURAL_STEPS = 200
 # Steps between looks whether it has settled, the gain between two looks that is none, nats, and
@@ -90,7 +89,7 @@ def elbos_of(log_joint: LogJoint, loc: Tensor, scale: Tensor, draws: int) -> Ten
     share = finite.to(ratio.dtype).mean(-1)
     inside = torch.where(finite, ratio, 0.0).mean(-1) / share
     # Of the Gaussian restricted to the support, as everywhere.
-    result = inside + INSIDE * share.log() + torch.linalg.slogdet(scale)[1]
+    result = inside + share.log() + torch.linalg.slogdet(scale)[1]
     # A Gaussian too narrow for its place is one point or a few, whose density is rounding's.
     distinct = (scale.norm(dim=-1) > 4 * torch.finfo(z.dtype).eps * loc.abs()).all(-1)
     return torch.where(torch.isfinite(result) & distinct, result, -math.inf)

@@ -16,7 +16,6 @@ from pyro_flows.guides import LogJoint
 from pyro_flows.inference.gaussian import Gaussian
 from pyro_flows.inference.modes import Modes
 from pyro_flows.inference.newton import lower
-from pyro_flows.training import INSIDE
 
 # A mixture must be better than one Gaussian by so much, nats, to be worth its cost.
 WORTH = 0.01
@@ -91,7 +90,7 @@ def elbo_of_mixture(log_joint: LogJoint, mixture: Mixture, draws: int = 256) -> 
     share = weight[inside].sum()
     if not bool(share > 0):
         return -math.inf
-    return float((weight * torch.where(inside, ratio, 0.0)).sum() / share + INSIDE * share.log())
+    return float((weight * torch.where(inside, ratio, 0.0)).sum() / share + share.log())
 
 
 @torch.no_grad()

@@ -169,7 +169,7 @@ class Objective:
         share = weight * finite / (weight * finite).sum().clamp_min(1e-30)
         mean = (share * ratio).sum()
         # The second term is the gradient of the log of the share inside.
-        along = share * (ratio - mean) + (INSIDE - 1) * (share - weight)
+        along = share * (ratio - mean) + INSIDE * (share - weight)
         log_q = torch.where(torch.isfinite(log_q), log_q, torch.zeros_like(log_q))
         (-(along * log_q).sum()).backward()
         return mean, len(x) - finite.sum()
@@ -223,7 +223,9 @@ class Objective:
         gap = torch.logsumexp(ratio, 0) - math.log(len(ratio)) - ratio.mean()
         # Twice the standard error of the gap, whose leading term is half the variance of ratio.
         spread = (ratio - ratio.mean()).square()
-        excess = float(gap + spread.std() / math.sqrt(len(ratio)))
+        # A guide that hardly ever draws inside isn't as good as it gets.
+        inside = math.log(len(ratio) / len(every))
+        excess = float(gap + spread.std() / math.sqrt(len(ratio))) - INSIDE * inside
         return Score(every, excess if math.isfinite(excess) else math.inf)
 
     @torch.no_grad()

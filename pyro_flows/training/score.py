@@ -13,8 +13,11 @@ import torch
 from torch import Tensor
 
 # Of states that are as good inside the support, the one that draws more often there is better: the
-# log of that share counts for so much, in place of 1.
-INSIDE = 1.1
+# log of that share counts for so much more. Enough that a tail which reaches into the support is
+# left, and little beside what is lost by leaving it.
+INSIDE = 0.1
+# As good are states that differ by no more than this, nats, or than noise.
+AS_GOOD = 1e-3
 
 
 @dataclass(frozen=True)
@@ -50,9 +53,9 @@ class Score:
         return float(inside.std()) / math.sqrt(len(inside)) if len(inside) > 1 else math.inf
 
     def gain_over(self, other: Score) -> tuple[float, float]:
-        """How much better it is than another state, and the paired standard error.
+        """How much better the mean is than another state's, and the paired standard error.
 
-        That is the difference of means, where all draws are finite.
+        Of states that are as good, the one with more draws inside the support gains by that.
         """
         both = self.finite & other.finite
         if int(both.sum()) < 2:
@@ -61,7 +64,9 @@ class Score:
         difference = (self.values - other.values)[both]
         shares = self.finite.double().mean().log() - other.finite.double().mean().log()
         se = float(difference.std()) / math.sqrt(len(difference))
-        return float(difference.mean() + INSIDE * shares), se
+        gain = float(difference.mean() + shares)
+        as_good = abs(gain) <= max(2 * se, AS_GOOD)
+        return (gain + INSIDE * float(shares) if as_good else gain), se
 
 
 @dataclass

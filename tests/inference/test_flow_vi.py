@@ -13,6 +13,7 @@ import pyro.distributions as dist
 import pyro.poutine as poutine
 import pytest
 import torch
+from pyro.distributions import constraints
 from pyro.infer import Predictive, config_enumerate
 from pyro.infer.autoguide import (
     AutoDelta,
@@ -577,6 +578,17 @@ class TestOneCoordinate:
         posterior = FlowVI(model, seed=0, progress=False).run()
         assert posterior.verdict.status == "reliable"
         assert posterior.elbo == pytest.approx(0.0, abs=0.002)  # a Gaussian's is -0.1
+
+    def test_a_guide_that_is_as_good_inside_its_support_is_led_there(self):
+        """A wide Gaussian, restricted to an interval, is uniform already."""
+
+        def model():
+            x = pyro.sample("x", dist.ImproperUniform(constraints.real, (), ()))
+            pyro.factor("box", torch.where((x > 0) & (x < 1), 0.0, -math.inf))
+
+        posterior = FlowVI(model, seed=0, progress=False).run()
+        assert posterior.verdict.status != "not reliable"
+        assert posterior.weights.n_zero < 0.1 * posterior.weights.n
 
     def test_an_edge_that_a_parameter_sets(self):
         """The posterior of an unknown maximum: y^-(n + 1) above the largest observation."""

@@ -276,9 +276,9 @@ class TestEdges:
             log_q = -0.5 * ((x - loc) / 0.5).square().sum(-1) - 2 * math.log(0.5)
             log_q = log_q - math.log(2 * math.pi)
             weight = log_q.exp() / 400**2
-            return (
-                INSIDE * weight.sum().log() + (weight * (x.sum(-1) - log_q)).sum() / weight.sum()
-            )
+            return (1 + INSIDE) * weight.sum().log() + (
+                weight * (x.sum(-1) - log_q)
+            ).sum() / weight.sum()
 
         loc = torch.tensor([0.4, 0.6], dtype=torch.float64, requires_grad=True)
         (expected,) = torch.autograd.grad(restricted(loc), loc)

@@ -318,6 +318,8 @@ def test_of_states_that_are_as_good_inside_the_one_that_is_there_more_often_is_b
     seldom[300:] += 2 * math.log(2)
     assert Score(often).mean == pytest.approx(Score(seldom).mean)
     assert Score(often).gain_over(Score(seldom))[0] == pytest.approx(0.1 * math.log(2))
+    worse = Score(often - 0.01)
+    assert worse.gain_over(Score(seldom))[0] == pytest.approx(-0.01), "not as good"
 
 
 def test_the_learning_rate_warms_up_and_decays():
