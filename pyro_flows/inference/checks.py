@@ -81,12 +81,12 @@ def known_faults(
                 "another seed; more steps; or break the symmetry of the model (an ordered prior).",
             )
         )
-    if start is not None and start.unfinished and start.places is not None:
+    if start is not None and start.unseen is not None:
         faults.append(
             (
-                f"The search for modes still found new ones when it ended, {len(start.places)} so "
-                "far: modes may be missing.",
-                "break the symmetry of the model (an ordered prior); or a sampler that tempers.",
+                f"{start.unseen}: modes may be missing.",
+                "break the symmetry of the model (an ordered prior), or use a method that tempers "
+                "(sequential Monte Carlo, parallel tempering).",
             )
         )
     if report.interrupted and not report.steps:

@@ -33,7 +33,7 @@ FIRST_CYCLE = 400
 # Far from the optimum fewer draws do: what is in their way is distance, not noise.
 PARTICLES = (64, 128, 256)
 MAX_STEPS = 6000
-# Where modes are missing all the same, a mixture of flows needn't be trained to the last digit.
+# Where modes are likely to be missing, a mixture of flows needn't be trained to the last digit.
 FEW_STEPS = 3 * FIRST_CYCLE
 # Of a budget of gradients, the share after which no further modes are looked for.
 SEARCHING = 0.25
@@ -53,8 +53,8 @@ class FlowVI:
         flow: for the ``AutoFlow``: a registered name, a function of the dimension, or a ``Flow``.
         seed: all random numbers of the run; the global random state is left as it was.
         num_steps: train exactly this many steps; by default until there is no more gain.
-        max_steps: the most steps if ``num_steps`` isn't given; by default 6000, 1200 where there
-            are more modes than can be found, or what ``max_gradients`` pays for.
+        max_steps: the most steps if ``num_steps`` isn't given; by default 6000, 1200 where
+            modes are likely to be missing, or what ``max_gradients`` pays for.
         max_gradients: the most gradients of the log joint that search and training may take, for
             models whose every evaluation counts; also where ``num_steps`` is given. Of the search,
             mostly 2,000 to 50,000 and more in hundreds of dimensions, that for the first Gaussian
@@ -244,7 +244,7 @@ class FlowVI:
         particles: tuple[int, ...] = PARTICLES if log_joint.mode != "sequential" else (8, 16)
         if self.num_particles is not None:
             particles = (self.num_particles,)
-        most = self.max_steps or (FEW_STEPS if start.unfinished else MAX_STEPS)
+        most = self.max_steps or (FEW_STEPS if start.unseen else MAX_STEPS)
         cycles = _cycles(self.num_steps, most)
         if self.max_gradients is not None:
             particles = particles[:1]  # many steps of few draws lead farther for the same price

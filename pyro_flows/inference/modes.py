@@ -30,8 +30,8 @@ SAME = 0.5
 # What weighs less than this beside the heaviest is left out of a guide.
 LIGHT = math.log(1e-3)
 MOST_MODES = 64
-# A search that is over may have a few modes that a single path came to; and modes unseen that
-# weigh so little.
+# A search that is over may have met a few modes only once; and modes that it didn't meet weigh so
+# little beside those it did.
 FEW_SINGLES, LEAST_UNSEEN = 4, 0.01
 # Draws within so many standard deviations, times the root of the dimension, are around a place.
 AROUND = 1.5
@@ -102,13 +102,41 @@ class Exploration:
         modes: all of them, heaviest first.
         paths: that it took.
         gradients: what they cost.
-        unfinished: there are more modes of weight, since few of those found were found twice.
     """
 
     modes: Modes
     paths: list[Climb]
     gradients: int
-    unfinished: bool
+
+    def unseen(self, log_joint: LogJoint, known: Gaussian) -> str | None:
+        """Whether modes that no path met are likely to weigh something, in words.
+
+        Their number is at least f1^2 / (2 f2), where f1 modes were met once and f2 twice (Chao
+        1984, "Nonparametric estimation of the number of classes in a population"); they weigh what
+        those met once do. Bumps that one Gaussian reaches are none of them.
+
+        Args:
+            log_joint: the model's.
+            known: the best Gaussian, with its ELBO.
+        """
+        if len(self.modes) <= FEW_SINGLES or not self.paths:
+            return None
+        height = log_joint.in_chunks(self.modes.locs) - known.log_prob(self.modes.locs)
+        modes = self.modes[height > known.elbo + MISSED]
+        if len(modes) <= FEW_SINGLES:
+            return None
+        ends = torch.cat([path.modes for path in self.paths])
+        white = torch.linalg.solve(modes.scales, (ends - modes.locs[:, None]).mT)
+        count = (white.norm(dim=-2) < SAME * math.sqrt(ends.shape[-1])).sum(-1)
+        once, twice = int((count == 1).sum()), int((count == 2).sum())
+        share = modes.evidence.softmax(0)
+        weight = float(share[count == 1].sum()) * once / (2 * max(twice, 1))
+        if once > FEW_SINGLES and weight > LEAST_UNSEEN:
+            return f"Of {len(modes)} modes that the search met, {once} were met only once"
+        beyond = modes.weighty[MOST_MODES:]
+        if len(beyond) and float(share[MOST_MODES:].sum()) > LEAST_UNSEEN:
+            return f"Of {len(modes.weighty)} modes a guide can have {MOST_MODES}"
+        return None
 
 
 @torch.no_grad()
@@ -141,25 +169,7 @@ def explore(log_joint: LogJoint, known: Modes, allowance: Allowance | None = Non
         idle = idle + 1 if len(modes.weighty) <= before else 0
         if idle == IDLE or len(modes.weighty) > MOST_MODES:
             break
-    return Exploration(modes, every, gradients, _unfinished(modes, every))
-
-
-def _unfinished(modes: Modes, paths: Sequence[Climb]) -> bool:
-    """Whether modes that no path came to are likely to weigh something.
-
-    Their number is at least f1^2 / (2 f2), where f1 modes have one path and f2 two (Chao 1984,
-    "Nonparametric estimation of the number of classes in a population"); they weigh what those
-    with one path do.
-    """
-    if len(modes) <= FEW_SINGLES or not paths:
-        return False
-    ends = torch.cat([path.modes for path in paths])
-    white = torch.linalg.solve(modes.scales, (ends - modes.locs[:, None]).mT)
-    count = (white.norm(dim=-2) < SAME * math.sqrt(ends.shape[-1])).sum(-1)
-    single, double = count == 1, count == 2
-    share = float(modes.evidence.softmax(0)[single].sum())
-    unseen = share * float(single.sum()) / (2 * max(float(double.sum()), 1.0))
-    return float(single.sum()) > FEW_SINGLES and unseen > LEAST_UNSEEN
+    return Exploration(modes, every, gradients)
 
 
 def maxima(paths: Climb) -> Modes:

@@ -52,7 +52,7 @@ class Start(Gaussian):
             for.
         mixture: several Gaussians that are better than one, where modes lie apart.
         cut: the search for further modes ended for want of gradients.
-        unfinished: it ended while it still found some.
+        unseen: why there are likely to be more modes than it found, in words.
 
     Example:
         >>> def model():
@@ -67,7 +67,7 @@ class Start(Gaussian):
     places: Modes | None = None
     mixture: Mixture | None = None
     cut: bool = False
-    unfinished: bool = False
+    unseen: str | None = None
 
 
 def warm_start(guide: AutoFlow, *args: Any, **kwargs: Any) -> Gaussian:
@@ -175,7 +175,7 @@ def find_start(log_joint: LogJoint, guide: AutoFlow, allowance: float = math.inf
     left = Allowance(allowance - best.gradients)
     found = _explored(log_joint, merge([here, best.places]), known, left)
     best.gradients += found.gradients
-    best.cut, best.unfinished = left.cut, found.unfinished
+    best.cut, best.unseen = left.cut, found.unseen
     if found.refined and found.refined[0].elbo > best.elbo:  # the first search had missed it
         top = found.refined[0]
         best.loc, best.scale_tril, best.elbo = top.loc, top.scale_tril, top.elbo
@@ -217,7 +217,7 @@ def look_around(log_joint: LogJoint, here: Start) -> None:
     around = Modes(here.loc[None], here.scale_tril[None], here.loc.new_tensor([elbo]))
     found = _explored(log_joint, merge([around, maxima(paths)]))
     here.places, here.gradients = found.places, paths.gradients + found.gradients
-    here.unfinished = found.unfinished
+    here.unseen = found.unseen
     here.growing = found.refined[0].growing if found.refined else None
 
 
@@ -225,14 +225,14 @@ def look_around(log_joint: LogJoint, here: Start) -> None:
 class _Explored:
     """Modes that weigh something, Gaussians fitted there, both as places, and what it took.
 
-    There are more modes where the search was ``unfinished``, or found more than a guide can have.
+    ``unseen`` tells why there are likely to be more.
     """
 
     weighty: Modes
     refined: list[Gaussian]
     places: Modes
     gradients: int
-    unfinished: bool
+    unseen: str | None
 
 
 def _explored(
@@ -245,7 +245,8 @@ def _explored(
     weighty = search.modes.weighty[:MOST_MODES]
     refined, more = refine(log_joint, weighty, search.paths, best, allowance)
     places = merge([_places(refined, known.locs[0]), weighty])
-    return _Explored(weighty, refined, places, search.gradients + more, search.unfinished)
+    unseen = search.unseen(log_joint, refined[0]) if refined else None
+    return _Explored(weighty, refined, places, search.gradients + more, unseen)
 
 
 def _search(log_joint: LogJoint, plain: Gaussian, floor: float = -math.inf) -> Start:

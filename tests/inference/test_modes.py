@@ -6,7 +6,7 @@
 import copy
 import importlib
 import math
-from dataclasses import replace
+import re
 
 import pyro
 import pyro.distributions as dist
@@ -18,9 +18,16 @@ from pyro_flows import FlowVI
 from pyro_flows.guides import AutoFlow, LogJoint
 from pyro_flows.inference import Objective, Posterior, find_start, refinement
 from pyro_flows.inference.flow_vi import FEW_STEPS
-from pyro_flows.inference.gaussian import Gaussian
+from pyro_flows.inference.gaussian import Gaussian, elbo_of
 from pyro_flows.inference.mixtures import Mixture, elbo_of_mixture, find_mixture, weigh
-from pyro_flows.inference.modes import Allowance, Modes, explore, merge, missed_mass
+from pyro_flows.inference.modes import (
+    Allowance,
+    Exploration,
+    Modes,
+    explore,
+    merge,
+    missed_mass,
+)
 from pyro_flows.inference.newton import climb
 from pyro_flows.inference.randomness import seeded
 from pyro_flows.training import train
@@ -73,7 +80,7 @@ class TestSearch:
         with seeded(seed):
             search = explore(log_joint, one_place(MEANS[0]))
         assert search.gradients > 0
-        assert not search.unfinished
+        assert search.unseen(log_joint, Gaussian(MEANS[0], torch.eye(2).double(), 0.0)) is None
         found = search.modes.weighty
         distance = torch.cdist(MEANS, found.locs)
         assert (distance.min(1).values < 0.01).all()
@@ -81,11 +88,25 @@ class TestSearch:
         assert len(found) <= 4
 
     @pytest.mark.parametrize("seed", range(3))
-    def test_more_modes_than_can_be_found_are_an_unfinished_search(self, seed):
+    def test_more_modes_than_can_be_found_are_told(self, seed):
         log_joint, _ = log_joint_of(many_wells)
+        place = one_place(torch.full((14,), 1.7), 0.2)
         with seeded(seed):
-            search = explore(log_joint, one_place(torch.full((14,), 1.7), 0.2))
-        assert search.unfinished
+            search = explore(log_joint, place)
+        one = Gaussian(place.locs[0], place.scales[0])
+        one.elbo = elbo_of(log_joint, one.loc, one.scale_tril)
+        assert re.match(r"Of \d+ modes .* were met only once", search.unseen(log_joint, one))
+
+    @pytest.mark.parametrize("seed", range(3))
+    def test_bumps_in_one_bulk_are_no_modes(self, seed):
+        def rippled():
+            x = pyro.sample("x", dist.Normal(torch.zeros(3).double(), 1.0).to_event(1))
+            pyro.factor("bumps", 0.1 * (30 * x).cos().sum())
+
+        guide = AutoFlow(rippled).setup()
+        with seeded(seed):
+            start = find_start(LogJoint(rippled, guide), guide)
+        assert start.unseen is None
 
     @pytest.mark.parametrize("left", [0, 1, 400])
     def test_an_allowance_is_kept(self, left):
@@ -99,14 +120,15 @@ class TestSearch:
         assert (spent == 0) == (left == 0)
         assert spent < whole
         assert allowance.left == left - spent
-        assert not search.unfinished  # cut short, which is another thing
 
     def test_nothing_is_said_of_a_search_that_did_not_begin(self):
         log_joint, _ = log_joint_of(many_wells)
         corners = 1.7 * torch.cartesian_prod(*[torch.tensor([-1.0, 1.0])] * 3).double()
         known = merge([one_place(torch.cat([c, torch.full((11,), 1.7)]), 0.2) for c in corners])
         search = explore(log_joint, known, Allowance(0))
-        assert (len(search.modes), search.gradients, search.unfinished) == (8, 0, False)
+        assert (len(search.modes), search.gradients) == (8, 0)
+        one = Gaussian(known.locs[0], known.scales[0], 0.0)
+        assert search.unseen(log_joint, one) is None
 
     def test_an_allowance_that_is_not_used_up_cuts_nothing(self):
         log_joint, _ = log_joint_of(three)
@@ -317,24 +339,21 @@ class TestMissedMass:
         assert "modes may be missing" in posterior.verdict.reasons[0]
 
     def test_the_verdict_tells_of_a_search_that_did_not_end(self, monkeypatch):
-        module = importlib.import_module("pyro_flows.inference.warm_start")
-
-        def unfinished(*args):
-            return replace(explore(*args), unfinished=True)
-
+        monkeypatch.setattr(Exploration, "unseen", lambda *_: "Of 9 modes 8 were met only once")
         schedules = []
 
         def noted(parameters, gradient, score, schedule, **options):
             schedules.append(schedule)
             return train(parameters, gradient, score, schedule, **options)
 
-        monkeypatch.setattr(module, "explore", unfinished)
         monkeypatch.setattr(
             importlib.import_module("pyro_flows.inference.flow_vi"), "train", noted
         )
         posterior = FlowVI(three, progress=False).run()
         assert posterior.verdict.status == "not reliable"
-        assert any("still found new ones" in reason for reason in posterior.verdict.reasons)
+        assert any(
+            "8 were met only once: modes may be" in reason for reason in posterior.verdict.reasons
+        )
         assert sum(schedules[0].cycles) == FEW_STEPS
 
     def test_a_gaussian_with_an_edge(self):
