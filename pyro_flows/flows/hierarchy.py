@@ -20,6 +20,7 @@ from pyro_flows.transforms import (
     Elementwise,
     RationalQuadraticSpline,
     SinhArcsinh,
+    Univariate,
 )
 
 # A chain of T states has T levels; a coupling for each would cost more than it helps.
@@ -47,7 +48,8 @@ def default(
     sees them: the funnel of a centred hierarchical model is one such coupling, log-scale linear in
     the scale above it. The rotation turns what the couplings make along some coordinates into the
     directions where it is needed; it is left out beyond 400. A single coordinate, which has no
-    other to be moved along, gets a spline and a sinh-arcsinh. Without a context, what the
+    other to be moved along, gets a spline and a sinh-arcsinh in place of them all, and an affine
+    map if there is a context. Without a context, what the
     couplings see is softly bounded at ten: values are best whitened first.
 
     Args:
@@ -64,10 +66,11 @@ def default(
     """
     dim, context_dim, layers = stack_sizes(dim, context_dim, layers)
     widths = (min(max(2 * dim, 64), 256),) if hidden_dims is None else hidden_dims
-    if dim == 1:
-        univariates = RationalQuadraticSpline(bins=16, bound=6.0), SinhArcsinh()
-        return Flow([Elementwise(1, one, context_dim, widths) for one in univariates])
     univariate = Affine(log_scale_bound=8.0)
+    if dim == 1:
+        parts: list[Univariate] = [RationalQuadraticSpline(bins=16, bound=6.0), SinhArcsinh()]
+        parts += [univariate] if context_dim else []
+        return Flow([Elementwise(1, part, context_dim, widths) for part in parts])
     reach = math.inf if context_dim else REACH  # a context may be in any unit
     stack = couplings(
         dim, univariate, context_dim, layers, widths, activation=pseudo_huber, reach=reach

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from pyro_flows.guides.capture import FilledError
+
 _MAKERS = {
-    *(torch.zeros, torch.ones, torch.empty, torch.full),
+    *(torch.zeros, torch.ones, torch.empty, torch.full, torch.eye),
     *(torch.zeros_like, torch.ones_like, torch.empty_like, torch.full_like, torch.clone),
     *(Tensor.new_zeros, Tensor.new_ones, Tensor.new_empty, Tensor.new_full, Tensor.clone),
 }
@@ -23,10 +25,14 @@ class Blanks(TorchFunctionMode):
 
     ``h = torch.zeros(n); h[0] = ...`` in a model makes one tensor for all particles, into which
     no particle's own values go; nor do they in Pyro's ``OrderedLogistic``, which does the same.
-    And ``x[mask] = 0``, as in ``Multinomial`` and ``Geometric``, asks ``vmap`` how many there are.
+    And ``x[mask] = 0``, as in ``Multinomial`` and ``Geometric``, needs the number of marked
+    elements, which differs between particles: they are filled without it.
 
     Args:
         particle: the tensor that ``vmap`` maps over.
+
+    Cost: each tensor made inside, also a copy of data that is never written to, is one per
+    particle. So it is for models that can't do without.
     """
 
     def __init__(self, particle: Tensor) -> None:
@@ -36,14 +42,14 @@ class Blanks(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        if func is Tensor.__setitem__ and _is_mask(args[0], *args[1:]):
+        if func is Tensor.__setitem__ and _sets_by_mask(*args):
             where, mask, value = args
             where.masked_fill_(
                 mask.reshape(*mask.shape, *(1,) * (where.dim() - mask.dim())), value
             )
             return None
         made = func(*args, **(kwargs or {}))
-        if func not in _MAKERS or not made.is_floating_point():
+        if func not in _MAKERS or "out" in (kwargs or {}) or not made.is_floating_point():
             return made
         # On another device, such as "meta", none of a particle's values can be written into it.
         return made + self._zero.to(made) if made.device == self._zero.device else made
@@ -51,16 +57,12 @@ class Blanks(TorchFunctionMode):
 
 def writes_in_place(error: Exception) -> bool:
     """Whether a function failed since it writes a particle's values into a tensor of all."""
-    words = "being vmapped over but `self`", "indexing with a boolean mask", "in-place"
-    return any(word in str(error) for word in words)
+    words = "being vmapped over but `self`", "indexing with a boolean mask"  # vmap's own
+    return isinstance(error, FilledError) or any(word in str(error) for word in words)
 
 
-def _is_mask(where: Any, key: Any, value: Any) -> bool:
-    """Whether elements of a tensor are all set to one number."""
+def _sets_by_mask(where: Any, key: Any, value: Any) -> bool:
+    """Whether marked elements of a tensor are all set to one number."""
     number = not isinstance(value, Tensor) or value.dim() == 0
-    return (
-        isinstance(where, Tensor)
-        and isinstance(key, Tensor)
-        and key.dtype == torch.bool
-        and number
-    )
+    masks = isinstance(key, Tensor) and key.dtype == torch.bool
+    return isinstance(where, Tensor) and masks and number

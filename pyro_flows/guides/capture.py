@@ -100,6 +100,10 @@ class RecordingError(RuntimeError):
     """A function can't be recorded as a graph."""
 
 
+class FilledError(RecordingError):
+    """It writes into a tensor that doesn't depend on its inputs."""
+
+
 class _Recorder(TorchDispatchMode):
     """Sees each operation below autograd and vmap, and writes down those that matter.
 
@@ -169,7 +173,7 @@ class _Recorder(TorchDispatchMode):
                 if not isinstance(tensor, Tensor) or id(tensor) in self.live:
                     continue
                 if not by_chance or tensor._is_view():
-                    raise RecordingError(f"{func} writes in-place into a tensor that is made once")
+                    raise FilledError(f"{func} writes into a tensor that is made only once")
                 # Filled with random numbers where it lies: a fresh one for every call.
                 blank = self._node(tensor.clone())
                 fresh = self.graph.call_function(torch.ops.aten.clone.default, (blank,))

@@ -9,6 +9,7 @@ gradients are the same.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from string import ascii_letters
@@ -69,11 +70,23 @@ def _log_matmul_exp(x: Tensor, y: Tensor) -> Tensor:
     return _safe_log((x - rows).exp() @ (y - columns).exp()) + rows + columns
 
 
+_PYROS, _lock, _users = hmm._logmatmulexp, threading.Lock(), 0
+
+
 @contextmanager
 def products_in_pyro() -> Iterator[None]:
-    """Inside, Pyro's hidden Markov models multiply as here, and not by what vmap refuses."""
-    saved, hmm._logmatmulexp = hmm._logmatmulexp, _log_matmul_exp
+    """Inside, Pyro's hidden Markov models multiply as here, and not by what vmap refuses.
+
+    The results are the same, so that other threads may well meet it.
+    """
+    global _users
+    with _lock:
+        _users += 1
+        hmm._logmatmulexp = _log_matmul_exp
     try:
         yield
     finally:
-        hmm._logmatmulexp = saved
+        with _lock:
+            _users -= 1
+            if not _users:
+                hmm._logmatmulexp = _PYROS

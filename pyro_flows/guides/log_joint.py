@@ -101,6 +101,8 @@ class LogJoint:
         self._row_bytes = math.inf
         self.why, self._writes = "", False
         self.stochastic = self._is_stochastic()
+        if mode is not None:
+            self._accept(mode)  # which finds out whether the model writes in place
         self.mode: Mode = mode or self._choose()
 
     def run_model(self) -> Any:
@@ -273,6 +275,7 @@ class LogJoint:
         return self.through.forward_and_ladj(z)
 
     def _one_of_many(self, z: Tensor) -> Tensor:
+        """:meth:`_one`, for vmap."""
         with products_in_pyro(), Blanks(z) if self._writes else contextlib.nullcontext():
             return self._one(z)
 
@@ -379,7 +382,9 @@ class LogJoint:
         except Exception as error:  # noqa: BLE001 (any failure to vectorise means: go slower)
             if mode != "enumerated" and not self._writes and writes_in_place(error):
                 self._writes = True
-                return self._accept(mode)
+                accepted = self._accept(mode)
+                self._writes = accepted is not None
+                return accepted
             self.why = f"{mode}: {type(error).__name__}: {_first_line(error)}"
             return None
         tolerance = 1e-4 if z.dtype == torch.float32 else 1e-8

@@ -164,14 +164,14 @@ def check_data(trace: Trace) -> None:
             raise DataError(
                 f"The observed site '{name}' expected numbers, but {count} of {value.numel()} "
                 "values are NaN. Drop those rows, or put any number there and give pyro.sample an "
-                "obs_mask that is False there; of a normal, dist.NanMaskedNormal leaves them out."
+                "obs_mask that is False there; or use dist.NanMaskedNormal, which leaves NaN out."
             )
 
 
 def _takes_gaps(site: Site) -> bool:
     """Whether a site's distribution leaves out what is NaN."""
     fn = site["fn"]
-    while hasattr(fn, "base_dist"):
+    while isinstance(fn, (dist.Independent, dist.MaskedDistribution, dist.ExpandedDistribution)):
         fn = fn.base_dist
     return isinstance(fn, (dist.NanMaskedNormal, dist.NanMaskedMultivariateNormal))
 

@@ -109,9 +109,9 @@ def fills_several(x):
         (lambda x: x if bool(x.sum() > 0) else -x, "asks for values"),
         (lambda x: x[x > 0].sum(), "a shape that depends"),
         (lambda x: x.nonzero().sum() + x, "a shape that depends"),
-        (fills_a_part, "writes in-place into a tensor that is made once"),
-        (fills_several, "writes in-place into a tensor that is made once"),
-        (fills, "writes in-place into a tensor that is made once"),
+        (fills_a_part, "writes into a tensor that is made only once"),
+        (fills_several, "writes into a tensor that is made only once"),
+        (fills, "writes into a tensor that is made only once"),
         (changes_later, "changed in place after it had been used"),
     ],
 )

@@ -3,17 +3,21 @@
 
 """The log joint is what Pyro's objectives score, for every kind of model and in every mode."""
 
+import math
+
 import pyro
 import pyro.contrib.gp as gp
 import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
-from pyro.distributions import constraints
+from pyro.distributions import constraints, hmm
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO, config_enumerate
 from pyro.nn import PyroModule, PyroParam, PyroSample
 
+from pyro_flows.errors import DataError
 from pyro_flows.guides import AutoFlow, LogJoint
+from pyro_flows.guides.log_einsum import products_in_pyro
 
 DATA = torch.tensor([0.3, -0.4, 1.2, 2.0], dtype=torch.float64)
 X = torch.linspace(-1.0, 1.0, 4, dtype=torch.float64)
@@ -231,7 +235,6 @@ CAPTURED = [
     sequential_data, gaps_in_data, filled, imputed, ordered, counts, discrete_chain,
     missing_values,
 ]  # fmt: skip
-IN_PLACE = [filled, imputed, ordered, counts, missing_values]
 # A sequential plate reads its indices as numbers: of a subsample, others on every call.
 VECTORISED = [with_params, Regression, sequential_subsample]
 SEQUENTIAL = [control_flow]
@@ -296,7 +299,6 @@ def test_forced_modes_agree(model):
     values = []
     for mode in ("captured", "vectorised", "sequential"):
         log_joint = LogJoint(model, guide, mode=mode)
-        log_joint._writes = model in IN_PLACE  # found out where a mode is chosen
         rows = z[:1] if model is subsampled else z  # sequential draws a subsample per particle
         torch.manual_seed(3)
         values.append(log_joint(rows).detach())
@@ -597,6 +599,40 @@ def test_how_enumerated_models_are_computed(model, mode):
         got = log_joint(z)
         torch.manual_seed(0)
         torch.testing.assert_close(plate(z), got)
+
+
+def test_threads_leave_pyros_product_where_it_was():
+    before = hmm._logmatmulexp
+    first, second = products_in_pyro(), products_in_pyro()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert hmm._logmatmulexp is not before
+    second.__exit__(None, None, None)
+    assert hmm._logmatmulexp is before
+
+
+def test_nan_is_refused_where_a_transform_would_take_it():
+    def model():
+        loc = pyro.sample("loc", dist.Normal(0.0, 1.0))
+        normal = dist.NanMaskedNormal(loc.expand(2), 1.0)
+        exp = dist.TransformedDistribution(normal, [dist.transforms.ExpTransform()])
+        pyro.sample("obs", exp.to_event(1), obs=torch.tensor([1.0, torch.nan]))
+
+    with pytest.raises(DataError, match="1 of 2 values are NaN"):
+        AutoFlow(model).setup()
+
+
+def test_a_density_that_is_flat_has_a_gradient_of_zero():
+    def model():
+        x = pyro.sample("x", dist.ImproperUniform(constraints.real, (), ()))
+        pyro.factor("box", torch.where((x > 0) & (x < 1), 0.0, -math.inf))
+
+    for mode in ("captured", "vectorised", "sequential"):
+        log_joint = LogJoint(model, AutoFlow(model).setup(), mode=mode)
+        value, gradient = log_joint.value_and_grad(torch.tensor([[0.5], [2.0]]))
+        assert value.tolist() == [0.0, -math.inf]
+        assert gradient.tolist() == [[0.0], [0.0]]
 
 
 def test_a_failure_without_a_word_means_go_slower():
