@@ -47,10 +47,11 @@ def default(
     A coordinate that hangs on others in the prior (``levels``) is moved last, by a coupling that
     sees them: the funnel of a centred hierarchical model is one such coupling, log-scale linear in
     the scale above it. The rotation turns what the couplings make along some coordinates into the
-    directions where it is needed; it is left out beyond 400. A single coordinate, which has no
-    other to be moved along, gets a spline and a sinh-arcsinh in place of them all, and an affine
-    map if there is a context. Without a context, what the
-    couplings see is softly bounded at ten: values are best whitened first.
+    directions where it is needed; it is left out beyond 400. Without a context, what the couplings
+    see is softly bounded at ten: values are best whitened first.
+
+    A single coordinate has no other to be moved along: it gets a spline and a sinh-arcsinh in place
+    of them all, and an affine map if there is a context.
 
     Args:
         dim: number of coordinates.

@@ -101,7 +101,7 @@ class LogJoint:
         self._row_bytes = math.inf
         self.why, self._writes = "", False
         self.stochastic = self._is_stochastic()
-        if mode is not None:
+        if mode in ("captured", "vectorised"):
             self._accept(mode)  # which finds out whether the model writes in place
         self.mode: Mode = mode or self._choose()
 
