@@ -50,8 +50,8 @@ def default(
     directions where it is needed; it is left out beyond 400. Without a context, what the couplings
     see is softly bounded at ten: values are best whitened first.
 
-    A single coordinate has no other to be moved along: it gets a spline and a sinh-arcsinh in place
-    of them all, and an affine map if there is a context.
+    A single coordinate has no other to be moved along: it gets a spline and a sinh-arcsinh, and an
+    affine map if there is a context.
 
     Args:
         dim: number of coordinates.

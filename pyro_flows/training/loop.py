@@ -107,7 +107,7 @@ class _Loop:
         self.schedule, self.report, self.words = schedule, Report(), words
         self.deadline = now() + schedule.max_seconds
         self.best_state = self._state()
-        self.best = self.first = score()
+        self.best = score()
         self.objective: list[Tensor] = []
         self.masked: list[Tensor] = []
         self.heldout: list[tuple[int, float, float]] = [(0, self.best.mean, self.best.se)]
@@ -211,8 +211,6 @@ class _Loop:
         score = self.score()
         self.heldout.append((self.report.steps, score.mean, score.se))
         better = score.gain_over(self.best)[0] > 0
-        # Many small steps inside an edge of the support mustn't add up to a loss.
-        better = better and score.gain_over(self.first)[0] >= 0
         if better:
             self.best, self.best_state = score, self._state()
         return better
@@ -220,7 +218,8 @@ class _Loop:
     def finish(self) -> Report:
         if self.report.interrupted:
             self._keep_if_better()
-        # Never worse than the start, beyond chance, on draws that no step was taken on.
+        # Never worse than the start, beyond chance, on draws that no step was taken on; but for
+        # what was given up, a little each time, to draw inside the support.
         self._restore(self.best_state)
         self._forget_gradients()
         objective = (

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from pyro_flows.training import Report, Schedule, Score, train
-from pyro_flows.training.score import AS_GOOD
 
 TARGET = torch.tensor([2.0, -1.0, 0.5], dtype=torch.float64)
 
@@ -330,23 +329,3 @@ def test_the_learning_rate_warms_up_and_decays():
     assert 30 < np.argmax(rates) < 60
     assert rates[0] < 0.05
     assert rates[-1] == pytest.approx(0.02, abs=0.001)
-
-
-def test_small_losses_for_more_draws_inside_do_not_add_up():
-    """Each step loses a little, and has more draws inside."""
-    x = torch.zeros(1, dtype=torch.float64, requires_grad=True)
-
-    def gradient(cycle):
-        x.grad = -torch.ones_like(x)
-        return torch.zeros(()), torch.zeros(())
-
-    def score():
-        inside = int(4000 * min(0.1 + 20 * x.item(), 1.0))
-        values = torch.full((4000,), -math.inf, dtype=torch.float64)
-        values[:inside] = -0.1 * x.item() - math.log(inside / 4000)
-        return Score(values)
-
-    schedule = Schedule(cycles=[4] * 20, learning_rate=3e-3, decay=1.0, min_gain=-math.inf)
-    report = train([x], gradient, score, schedule, progress=False)
-    assert report.steps == 80
-    assert 0 < 0.1 * x.item() <= AS_GOOD
