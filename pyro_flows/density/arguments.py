@@ -68,6 +68,11 @@ def check_arguments(density: FlowDensity) -> None:
             f"FlowDensity expected dtype to be 'float32' or 'float64', but got {density.dtype!r}."
         )
     check_device(density.device)
+    if density.compile not in ("auto", True, False):
+        raise DensityError(
+            'FlowDensity expected compile to be "auto", True or False, but got '
+            f"{density.compile!r}. False is the default."
+        )
     _check_options(density.flow, density.flow_options)
 
 

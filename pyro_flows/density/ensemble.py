@@ -78,8 +78,12 @@ def joined(first: Report, second: Report) -> Report:
     for name, values in first.history.items():
         shift = first.steps if name in ("step", "heldout_step") else 0
         history[name] = np.concatenate([values, second.history[name] + shift])
+    compiled = first.compiled
+    if second.compiled != compiled:
+        compiled = f"{compiled}; the second flow {second.compiled}"
     return replace(
         second,
+        compiled=compiled,
         steps=first.steps + second.steps,
         rollbacks=first.rollbacks + second.rollbacks,
         non_finite=first.non_finite + second.non_finite,

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_flows.training import Report, Schedule, Score, Words, train
+from pyro_flows.training.whole_step import Compile, Parts, WholeSteps
 
 # Rows scored at once: enough to keep the processor busy, few enough to keep the memory small.
 CHUNK = 4096
@@ -35,12 +36,17 @@ class Rows:
     def __getitem__(self, index: Any) -> Rows:
         return Rows(self.x[index], None if self.context is None else self.context[index])
 
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Both, or the one there is."""
+        return (self.x,) if self.context is None else (self.x, self.context)
+
 
 @dataclass(frozen=True)
 class Budget:
     """How to train, and for how long; see :class:`pyro_flows.density.FlowDensity`.
 
     Attributes:
+        compile: as of :class:`~pyro_flows.training.whole_step.WholeSteps`.
         batch_size: rows a step.
         learning_rate: peak.
         weight_decay: of the matrices.
@@ -59,6 +65,7 @@ class Budget:
     max_seconds: float | None = None
     patience: int | None = None
     part: Part = "all"
+    compile: Compile = False
 
     # Epochs of the first cycle; and no cycle shorter than this many steps teaches anything.
     FIRST_EPOCHS = 20
@@ -111,29 +118,29 @@ def maximise_likelihood(
         budget: how long.
         progress: show a bar.
     """
-    batches = _Batches(rows, budget.batch_size)
-    log_prob_of = cast("LogProb", model.log_prob)
+    batches, likelihood = Batches(rows, budget.batch_size), Likelihood(model)
 
     def gradient(cycle: int) -> tuple[Tensor, Tensor]:
         model.train()
         batch = next(batches)
-        log_prob = log_prob_of(batch.x, batch.context)
-        finite = torch.isfinite(log_prob)
-        objective = torch.where(finite, log_prob, torch.zeros_like(log_prob)).mean()
-        (-objective).backward()
-        return objective.detach(), (~finite).sum()
+        (objective,), (along,), value, masked = likelihood(batch.x, batch.context)
+        objective.backward(along)
+        return value, masked
 
+    whole = LikelihoodSteps(likelihood, batches, budget.compile)
     report = train(
         [p for p in model.parameters() if p.requires_grad],
         gradient,
         lambda: Score(score_rows(model, validation).double()),
         budget.schedule(len(rows)),
         buffers=list(model.buffers()),
+        whole_step=whole,
         progress=progress,
         describe="FlowDensity",
         words=Words("log density", "validation rows"),
     )
     model.eval()
+    report.compiled = whole.choice
     return report
 
 
@@ -148,7 +155,57 @@ def score_rows(model: nn.Module, rows: Rows) -> Tensor:
     return torch.cat([log_prob(part.x, part.context) for part in parts])
 
 
-class _Batches:
+class Likelihood(nn.Module):
+    """The mean log density of a batch, of the rows where it is finite."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Parts:
+        """What a step takes; see :class:`~pyro_flows.training.whole_step.WholeSteps`."""
+        log_prob = cast("LogProb", self.model.log_prob)(x, context)
+        finite = torch.isfinite(log_prob)
+        objective = torch.where(finite, log_prob, torch.zeros_like(log_prob)).mean()
+        return [objective], [-torch.ones_like(objective)], objective.detach(), (~finite).sum()
+
+
+class LikelihoodSteps(WholeSteps):
+    """Whole steps up the likelihood; nothing is known beforehand that would stand in their way.
+
+    Args:
+        likelihood: of the model that is trained.
+        batches: of the rows.
+        compile: as of :class:`~pyro_flows.training.whole_step.WholeSteps`.
+    """
+
+    def __init__(self, likelihood: Likelihood, batches: Batches, compile: Compile) -> None:
+        super().__init__(compile)
+        self.likelihood, self.batches = likelihood, batches
+
+    def obstacle(self) -> str | None:
+        """None: what a flow does is seen when it is recorded."""
+        return None
+
+    def module(self) -> nn.Module:
+        """The likelihood."""
+        return self.likelihood.train()
+
+    def size(self, cycle: int) -> int:  # noqa: ARG002
+        """Rows of a batch."""
+        return self.batches.size
+
+    def inputs(self, size: int) -> tuple[Tensor, ...]:  # noqa: ARG002
+        """The next batch."""
+        return next(self.batches).tensors()
+
+    def example(self, size: int) -> tuple[Tensor, ...]:
+        """Any rows."""
+        rows = self.batches.rows
+        return rows[torch.randperm(len(rows))[:size].to(rows.x.device)].tensors()
+
+
+class Batches:
     """Minibatches without end: all rows in random order, then in another."""
 
     def __init__(self, rows: Rows, size: int) -> None:

@@ -46,6 +46,7 @@ from pyro_flows.nn import set_dropout
 from pyro_flows.training import Report, Score
 from pyro_flows.training.loop import now
 from pyro_flows.training.randomness import torch_seeded
+from pyro_flows.training.whole_step import Compile
 from pyro_flows.transforms.base import is_real
 
 if TYPE_CHECKING:
@@ -97,6 +98,10 @@ class FlowDensity(Estimator):
             rate is small.
         dtype: "float32" or "float64", of the flow. Columns are standardised in float64 anyway.
         device: where to train; by default where the data are.
+        compile: take each step as one compiled function, two to three times as fast once it is
+            compiled, in half a minute or more: for long fits. False; True, wherever it can be;
+            "auto", in cycles of 8,000 steps and more. The last digits differ from those of an
+            uncompiled fit. With dropout or weight decay steps aren't compiled.
         progress: show a bar.
 
     Attributes:
@@ -114,6 +119,7 @@ class FlowDensity(Estimator):
         history_: arrays "step", "log_density" (of each minibatch), "heldout_step",
             "heldout_log_density", "heldout_se".
         stop_reason_: why training ended.
+        compiled_: whether steps were compiled, and why not, in words.
         n_steps_, n_epochs_, seconds_: what it took.
 
     Numpy arrays and data frames in, numpy arrays out; tensors in, tensors out, of the same dtype.
@@ -154,6 +160,7 @@ class FlowDensity(Estimator):
         patience: int | None = None,
         dtype: str = "float32",
         device: str | None = None,
+        compile: Compile = False,
         progress: bool = True,
     ) -> None:
         self.flow, self.flow_options, self.components = flow, flow_options, components
@@ -163,6 +170,7 @@ class FlowDensity(Estimator):
         self.dropout, self.ensemble = dropout, ensemble
         self.max_epochs, self.num_steps, self.max_seconds = max_epochs, num_steps, max_seconds
         self.dtype, self.device, self.progress = dtype, device, progress
+        self.compile = compile
 
     def fit(self, x: Any, context: Any = None, *, validation: Any = None) -> FlowDensity:
         """Fit to rows ``x``, given their ``context`` if there is one.
@@ -255,6 +263,7 @@ class FlowDensity(Estimator):
         self.best_score_, self.best_score_se_ = score.mean, score.se
         self.history_ = _history(report, float(ladj.mean()), float(held_ladj.mean()))
         self.stop_reason_, self.n_steps_ = report.stop_reason, report.steps
+        self.compiled_ = report.compiled
         self.n_epochs_ = report.steps * min(self.batch_size, len(rows)) / len(rows)
         self.heldout_ = held[:SHOWN]
 
@@ -277,6 +286,7 @@ class FlowDensity(Estimator):
             max_seconds=seconds,
             patience=self.patience,
             part=part,
+            compile=self.compile,
         )
 
     def score_samples(self, x: Any, context: Any = None) -> Any:

@@ -51,7 +51,7 @@ def save(density: FlowDensity, path: Path) -> Path:
         "params": params,
         "components": density.components_,
         "weights": density.weights_,
-        "facts": {name: getattr(density, name) for name in FACTS},
+        "facts": {name: getattr(density, name) for name in (*FACTS, "compiled_")},
         "names": units.names,
         "context_names": units.context_names,
         "tensor": units.kind.tensor,
@@ -143,6 +143,7 @@ def load(cls: type[FlowDensity], path: Path, flow: Any) -> FlowDensity:
     density.weights_ = config["weights"]
     for name in FACTS:
         setattr(density, name, config["facts"][name])
+    density.compiled_ = config["facts"].get("compiled_", "")  # older ones weren't
     density.heldout_ = Rows(**tensors["heldout"])
     density.history_ = {name: value.numpy() for name, value in tensors["history"].items()}
     return density

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from pyro_flows.guides.capture import FilledError
+from pyro_flows.ops.record import FilledError
 
 _MAKERS = {
     *(torch.zeros, torch.ones, torch.empty, torch.full, torch.eye),

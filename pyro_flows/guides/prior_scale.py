@@ -15,9 +15,9 @@ from pyro.infer.autoguide.guides import AutoContinuous
 from torch import Tensor, nn
 
 from pyro_flows.flows.hierarchy import MOST_LEVELS
-from pyro_flows.guides.capture import record
 from pyro_flows.guides.enumeration import Substitute
 from pyro_flows.guides.unpack import constrain
+from pyro_flows.ops.record import record
 from pyro_flows.transforms import NonCentring
 
 # Families whose unconstrained value is loc + scale * noise, with noise free of the parents.

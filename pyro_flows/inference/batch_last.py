@@ -24,7 +24,7 @@ SMALL = 4096
 
 
 def batch_last(graph: fx.GraphModule, size: int) -> fx.GraphModule | None:
-    """A graph, as :func:`pyro_flows.guides.capture.record` makes it, laid out anew.
+    """A graph, as :func:`pyro_flows.ops.record.record` makes it, laid out anew.
 
     Args:
         graph: of ATen operations, with shapes and dtypes in their ``meta``.

@@ -21,12 +21,13 @@ from pyro_flows.errors import GuideError, InfeasibleModelError
 from pyro_flows.guides import AutoFlow, LogJoint, init_to_median_or_feasible, structure
 from pyro_flows.guides.auto_flow import FlowSpec
 from pyro_flows.inference.assessment import check_density, elsewhere, examine, glance
+from pyro_flows.inference.elbo_steps import ElboSteps
 from pyro_flows.inference.objectives import Objective
 from pyro_flows.inference.posterior import Posterior
 from pyro_flows.inference.randomness import seeded
 from pyro_flows.inference.warm_start import Start, find_start
-from pyro_flows.inference.whole_step import Compile, WholeSteps
 from pyro_flows.training import Report, Schedule, train
+from pyro_flows.training.whole_step import Compile
 from pyro_flows.transforms import CholeskyAffine
 
 FIRST_CYCLE = 400
@@ -269,7 +270,7 @@ class FlowVI:
         def count(cycle: int) -> int:
             return particles[min(cycle, len(particles) - 1)]
 
-        whole = WholeSteps(objective, self.compile, count)
+        whole = ElboSteps(objective, self.compile, count)
         report = train(
             parameters,
             lambda cycle: objective.gradient(count(cycle)),

@@ -23,6 +23,7 @@ class Flat:
 
     Attributes:
         vectors: the values; :meth:`write` gives them to the parameters.
+        groups: the parameters of each vector.
         kinds: the kind of each vector.
     """
 
@@ -32,15 +33,15 @@ class Flat:
         groups: dict[Any, list[Tensor]] = {}
         for p in parameters:
             groups.setdefault((p.device, p.dtype, kind(p)), []).append(p)
-        self._groups = list(groups.values())
+        self.groups = list(groups.values())
         self.kinds = [key[-1] for key in groups]
-        self.vectors = [_cat(group) for group in self._groups]
+        self.vectors = [_cat(group) for group in self.groups]
         self._views = [
             [
                 part.view_as(p)
                 for part, p in zip(vector.split([p.numel() for p in group]), group, strict=True)
             ]
-            for vector, group in zip(self.vectors, self._groups, strict=True)
+            for vector, group in zip(self.vectors, self.groups, strict=True)
         ]
 
     def gather(self) -> list[Tensor]:
@@ -48,7 +49,7 @@ class Flat:
 
         So an optimiser's weight decay reaches parameters that nothing uses, too.
         """
-        for vector, group in zip(self.vectors, self._groups, strict=True):
+        for vector, group in zip(self.vectors, self.groups, strict=True):
             vector.grad = _cat([torch.zeros_like(p) if p.grad is None else p.grad for p in group])
             for p in group:
                 p.grad = None
@@ -57,7 +58,7 @@ class Flat:
     @torch.no_grad()
     def write(self) -> None:
         """Give the parameters the vectors' values."""
-        for views, group in zip(self._views, self._groups, strict=True):
+        for views, group in zip(self._views, self.groups, strict=True):
             torch._foreach_copy_(group, views)
 
 

@@ -313,6 +313,7 @@ def test_before_fit(call):
         ({"weight_decay": "0.1"}, DensityError, "weight_decay to be a number >= 0, but got '0.1'"),
         ({"weight_decay": np.nan}, DensityError, "weight_decay to be a number >= 0, but got nan"),
         ({"weight_decay": None}, DensityError, r"but got None\. 0 is none\."),
+        ({"compile": "yes"}, DensityError, 'compile to be "auto", True or False, but got .yes'),
         ({"device": "cudaa"}, DensityError, r"device to be one .* got 'cudaa' \(.*\)\. Leave it"),
         ({"device": "cuda:99"}, DensityError, r"but got 'cuda:99' \(.*\)\. Leave it out to train"),
         ({"device": "meta"}, DensityError, "'meta' .tensors there hold no numbers"),

@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from pyro_flows.guides.capture import RecordingError, capture, record
+from pyro_flows.guides.capture import capture
 from pyro_flows.ops import is_recording
+from pyro_flows.ops.record import RecordingError, record
 
 DATA = torch.tensor([1.0, torch.nan, 3.0])
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from pyro_flows.flows import default
-from pyro_flows.guides.capture import record
 from pyro_flows.inference import batch_last as module
 from pyro_flows.inference.batch_last import batch_last
+from pyro_flows.ops.record import record
 
 N, D = 12, 6
 INTERLEAVING = torch.tensor([0, 3, 1, 4, 2, 5])

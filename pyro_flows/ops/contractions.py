@@ -27,7 +27,7 @@ def contracted(graph: fx.GraphModule) -> fx.GraphModule:
     """The graph, changed in place: large ``sum(a * b)`` become ``einsum(a, b)``.
 
     Args:
-        graph: as :func:`pyro_flows.guides.capture.record` makes it, with shapes and dtypes in
+        graph: as :func:`pyro_flows.ops.record.record` makes it, with shapes and dtypes in
             ``meta``.
     """
     for node in list(graph.graph.nodes):

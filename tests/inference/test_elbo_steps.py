@@ -10,11 +10,12 @@ import torch
 
 from pyro_flows import AutoFlow, FlowVI
 from pyro_flows.errors import GuideError
-from pyro_flows.guides import LogJoint, capture
-from pyro_flows.inference import Objective, whole_step
+from pyro_flows.guides import LogJoint
+from pyro_flows.inference import Objective
+from pyro_flows.inference.elbo_steps import ElboSteps
 from pyro_flows.inference.randomness import seeded
-from pyro_flows.inference.whole_step import WholeSteps
-from pyro_flows.training import Schedule, train
+from pyro_flows.ops.record import record as recorder
+from pyro_flows.training import Schedule, train, whole_step
 from pyro_flows.training.flat import Flat
 from pyro_flows.training.steps import fresh_state, step_by_step, updated
 from pyro_flows.transforms import SplineCoupling
@@ -40,7 +41,7 @@ def trained(compile, model=model, flow="default", steps=(40,), particles=(16,)):
         def count(cycle):
             return particles[min(cycle, len(particles) - 1)]
 
-        whole = WholeSteps(objective, compile, count)
+        whole = ElboSteps(objective, compile, count)
         report = train(
             objective.parameters,
             lambda cycle: objective.gradient(count(cycle)),
@@ -62,8 +63,8 @@ def watched(monkeypatch, compile_graph):
     """What is recorded, and what is compiled in its place."""
     recorded, compiled = [], []
 
-    def record(*args):
-        recorded.append(capture.record(*args))
+    def record(*args, **options):
+        recorded.append(recorder(*args, **options))
         return recorded[-1]
 
     def kept(graph, inputs):

@@ -10,8 +10,8 @@ import torch
 
 from pyro_flows import AutoFlow
 from pyro_flows.guides import LogJoint, log_joint
-from pyro_flows.guides.capture import record
-from pyro_flows.guides.contractions import contracted
+from pyro_flows.ops.contractions import contracted
+from pyro_flows.ops.record import record
 
 aten = torch.ops.aten
 ROWS = torch.randn(300, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float32)

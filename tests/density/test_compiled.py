@@ -1,0 +1,126 @@
+# Copyright Contributors to the pyro_flows project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""The compiled step of maximum likelihood: the same fit as without it, or a reason against it."""
+
+import numpy as np
+import pytest
+import torch
+
+from pyro_flows import transforms
+from pyro_flows.density import FlowDensity
+from pyro_flows.training import whole_step
+
+QUICK = {"num_steps": 30, "batch_size": 64, "components": None, "progress": False}
+COMPILED = "compiled: each step is one function"
+
+
+def rows(n=300, seed=0):
+    return np.random.default_rng(seed).gamma(2.0, size=(n, 3))
+
+
+@pytest.fixture
+def recorded_only(monkeypatch):
+    """The recorded graphs as they are: what a compiler makes of them is its own affair."""
+    seen = []
+
+    def kept(graph, inputs):
+        seen.append([tuple(tensor.shape) for tensor in inputs])
+        return graph
+
+    monkeypatch.setattr(whole_step, "_compile", kept)
+    return seen
+
+
+def fits(context=None, **options):
+    for compile in (False, True):
+        yield FlowDensity(**{**QUICK, "compile": compile, **options}).fit(rows(), context)
+
+
+@pytest.mark.parametrize("flow", ["realnvp", "nsf", "maf", "glow"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_recorded_step_gives_the_same_fit(recorded_only, flow, dtype):
+    plain, whole = fits(flow=flow, dtype=dtype)
+    assert plain.compiled_ == "not compiled: it was not asked for"
+    assert whole.compiled_ == COMPILED
+    assert recorded_only[0][-1] == (64, 3)
+    tolerance = 1e-3 if dtype == "float32" else 1e-9
+    for name in ("log_density", "heldout_log_density"):
+        np.testing.assert_allclose(whole.history_[name], plain.history_[name], atol=tolerance)
+    moved = whole.flow_.state_dict()
+    for key, value in plain.flow_.state_dict().items():
+        torch.testing.assert_close(moved[key], value, rtol=0, atol=1e-3)
+
+
+def test_with_a_context(recorded_only):
+    context = rows(seed=1)[:, :2]
+    plain, whole = fits(context)
+    assert whole.compiled_ == COMPILED
+    assert recorded_only[0][-2:] == [(64, 3), (64, 2)]
+    assert whole.best_score_ == pytest.approx(plain.best_score_, abs=1e-3)
+
+
+def test_on_a_mixture_of_gaussians(recorded_only):
+    plain, whole = fits(components=2)
+    assert whole.compiled_ == COMPILED
+    assert whole.best_score_ == pytest.approx(plain.best_score_, abs=1e-3)
+
+
+class Gap(torch.nn.Module):
+    """A normal density, but for rows that have none."""
+
+    def __init__(self, dim):
+        super().__init__()
+        self.loc = torch.nn.Parameter(torch.ones(dim))
+
+    def log_prob(self, x, context=None):
+        log_prob = -0.5 * (x - self.loc).square().sum(-1)
+        return torch.where(x[:, 0] > 1.5, -torch.inf, log_prob)
+
+
+def test_rows_without_a_density_are_masked(recorded_only):
+    plain, whole = fits(flow=Gap)
+    assert whole.compiled_ == COMPILED
+    assert (np.diff(whole.history_["log_density"]) != 0).all()
+    np.testing.assert_allclose(
+        whole.history_["log_density"], plain.history_["log_density"], atol=1e-3
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"dropout": 0.1}, "RecordingError: aten.bernoulli_.float draws random numbers"),
+        ({"weight_decay": 0.01}, "the parameters are of several dtypes or devices, or decay"),
+        ({"flow": lambda dim: transforms.BatchNorm(dim)}, "FilledError: aten."),
+        ({"compile": "auto"}, "cycles of fewer than 8,000 steps are over before compiling is"),
+    ],
+)
+def test_what_cant_be_compiled_is_trained_by_calls(recorded_only, options, reason):
+    plain, whole = fits(**options)
+    assert whole.compiled_.startswith(f"not compiled: {reason}")
+    assert recorded_only == []
+    assert whole.history_["log_density"].tolist() == plain.history_["log_density"].tolist()
+
+
+def test_without_a_compiler_steps_are_taken_by_calls(monkeypatch):
+    def missing(graph, inputs):
+        raise RuntimeError("No working C++ compiler found.\nSome more.")
+
+    monkeypatch.setattr(whole_step, "_compile", missing)
+    plain, whole = fits()
+    assert whole.compiled_ == "not compiled: RuntimeError: No working C++ compiler found."
+    assert whole.best_score_ == plain.best_score_
+
+
+def test_it_is_kept_with_the_fit(recorded_only, tmp_path):
+    *_, whole = fits(num_steps=3)
+    assert FlowDensity.load(whole.save(tmp_path / "fit")).compiled_ == COMPILED
+
+
+@pytest.mark.slow
+def test_a_compiler_gives_the_same_fit():
+    plain, whole = fits(flow_options={"layers": 2})
+    assert whole.compiled_ == COMPILED
+    assert whole.best_score_ == pytest.approx(plain.best_score_, abs=1e-3)
+    assert torch.isfinite(torch.as_tensor(whole.score_samples(rows(seed=2)))).all()
