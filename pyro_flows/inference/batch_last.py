@@ -20,7 +20,7 @@ from torch import Tensor, fx
 aten = torch.ops.aten
 
 # Products with larger matrices are left to the library, which blocks them for the cache.
-SMALL = 4096
+SMALL = 1000
 
 
 def batch_last(graph: fx.GraphModule, size: int) -> fx.GraphModule | None:
