@@ -9,10 +9,9 @@ from collections.abc import Callable
 from typing import cast
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from pyro_flows.distributions import Flow, FlowDistribution, StandardNormal
-from pyro_flows.inference.batch_last import batch_last
 from pyro_flows.inference.objectives import Objective, mirrored_noise
 from pyro_flows.training.whole_step import Compile, Parts, WholeSteps
 
@@ -25,6 +24,8 @@ class ElboSteps(WholeSteps):
         compile: as of :class:`~pyro_flows.training.whole_step.WholeSteps`.
         particles: draws per step, by the number of the cycle.
     """
+
+    small = 1000  # a quarter quicker with 128 draws, as quick with 512
 
     def __init__(
         self, objective: Objective, compile: Compile, particles: Callable[[int], int]
@@ -64,11 +65,6 @@ class ElboSteps(WholeSteps):
         """Noise."""
         with torch.no_grad():
             return (mirrored_noise(cast("Flow", self.objective._inner).base(None), size),)
-
-    def laid_out(self, graph: fx.GraphModule, size: int) -> fx.GraphModule | None:
-        """On a CPU with the draws innermost in memory."""
-        on_cpu = next(self.module().parameters()).device.type == "cpu"
-        return batch_last(graph, size) if on_cpu else None
 
 
 class _Path(nn.Module):

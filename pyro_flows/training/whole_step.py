@@ -14,6 +14,7 @@ import pyro
 import torch
 from torch import Tensor, fx, nn
 
+from pyro_flows.ops.batch_last import batch_last
 from pyro_flows.ops.contractions import contracted
 from pyro_flows.ops.record import record
 from pyro_flows.training.flat import Flat
@@ -35,6 +36,9 @@ class WholeSteps(ABC):
         compile: True wherever possible, False never, "auto" in cycles of at least 8,000 steps.
             It depends on counts alone, so that equal seeds give equal fits.
     """
+
+    #: See :func:`~pyro_flows.ops.batch_last.batch_last`. Where it pays is found by measuring.
+    small: int = 0
 
     def __init__(self, compile: Compile) -> None:
         self.compile = compile
@@ -64,10 +68,6 @@ class WholeSteps(ABC):
     @abstractmethod
     def example(self, size: int) -> tuple[Tensor, ...]:
         """The like, of which nothing is used up."""
-
-    def laid_out(self, graph: fx.GraphModule, size: int) -> fx.GraphModule | None:  # noqa: ARG002
-        """The same operations in another layout, to be preferred; None if there is none."""
-        return None
 
     @property
     def choice(self) -> str:
@@ -147,7 +147,8 @@ class WholeSteps(ABC):
             # Compiled, random numbers would be others: such a step couldn't be compared.
             recorded = contracted(record(whole, *before, *self.example(size), chance=False))
             unseen = *before, *self.example(size)
-            laid_out = self.laid_out(recorded, size)
+            on_cpu = vector.device.type == "cpu"
+            laid_out = batch_last(recorded, size, self.small) if on_cpu else None
             if laid_out is not None:
                 with contextlib.suppress(Exception):
                     # Recorded anew: the compiler keeps what is made of torch's operations only.

@@ -19,32 +19,36 @@ from torch import Tensor, fx
 
 aten = torch.ops.aten
 
-# Products with larger matrices are left to the library, which blocks them for the cache.
-SMALL = 1000
 
-
-def batch_last(graph: fx.GraphModule, size: int) -> fx.GraphModule | None:
+def batch_last(graph: fx.GraphModule, size: int, small: int = 0) -> fx.GraphModule | None:
     """A graph, as :func:`pyro_flows.ops.record.record` makes it, laid out anew.
 
     Args:
         graph: of ATen operations, with shapes and dtypes in their ``meta``.
         size: of the batch. Whatever has it as the first of two or more sizes is laid out anew; if
             that is a coincidence, nothing but the layout changes.
+        small: products with matrices of no more numbers are written as sums, so that they become
+            part of the function; none are in a graph that looks up elements, as splines do. The
+            others are left to the library, which blocks them for the cache.
 
     Returns:
         A new graph of the same constants; None where operations depend on how memory is laid out,
-        or write into what others may share, and for splines, which gain nothing.
+        or write into what others may share.
     """
     copied = fx.Graph()
     copied.output(copied.graph_copy(graph.graph, {}))
     laid_out = fx.GraphModule(graph, copied)
     calls = [node for node in copied.nodes if isinstance(node.target, torch._ops.OpOverload)]
     for node in calls:
-        if node.target in (*_BOUND_TO_MEMORY, *_LOOKED_UP) or not _made_pure(node):
+        if node.target in _BOUND_TO_MEMORY or not _made_pure(node):
             return None
+    if any(node.target is aten.gather.default for node in calls):
+        # The compiler works out the factors of such a product anew for each sum, and the gradient
+        # of a spline is too long for that.
+        small = 0
     for node in calls:
         if node.target in _PRODUCTS:
-            _multiply(node, size)
+            _multiply(node, size, small)
         elif node.target is aten.index_select.default:
             _select(graph, node, size)
         elif node.target in _VIEWS:
@@ -127,12 +131,12 @@ def _argument(node: fx.Node, index: int, name: str, default: Any) -> Any:
     return node.args[index] if index < len(node.args) else node.kwargs.get(name, default)
 
 
-def _multiply(node: fx.Node, size: int) -> None:
+def _multiply(node: fx.Node, size: int, most: int) -> None:
     """Write a small product as sums, and a larger one as that of the transposed."""
     left, right = (cast("fx.Node", arg).meta["shape"] for arg in node.args[-2:])
     if size not in left or not node.meta["dtype"].is_floating_point:
         return
-    small = left[0] * left[1] * right[1] <= SMALL * size
+    small = left[0] * left[1] * right[1] <= most * size
     function, first = _small_product if small else _product, left[0] == size
     _replace(node, function, *node.args[-2:], *node.args[:-2], first=first, **node.kwargs)
 
@@ -236,6 +240,3 @@ _BOUND_TO_MEMORY = (
     *(aten.as_strided.default, aten.view.dtype),
     *(aten.view_as_complex.default, aten.view_as_real.default),
 )
-# As splines look up their bins. A product that is written as sums has the compiler work out what
-# it is a product of for each sum anew, and a spline's gradient is long: 6.3 ms a step, not 4.0.
-_LOOKED_UP = (aten.gather.default,)
