@@ -13,6 +13,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
+from pyro_flows.nn.dropout import WithDropout
 from pyro_flows.training import Report, Schedule, Score, Words, train
 from pyro_flows.training.whole_step import Compile, Parts, WholeSteps
 
@@ -46,7 +47,6 @@ class Budget:
     """How to train, and for how long; see :class:`pyro_flows.density.FlowDensity`.
 
     Attributes:
-        compile: as of :class:`~pyro_flows.training.whole_step.WholeSteps`.
         batch_size: rows a step.
         learning_rate: peak.
         weight_decay: of the matrices.
@@ -55,6 +55,7 @@ class Budget:
         max_seconds: time limit.
         patience: looks at the held-out rows without a new best that end a cycle.
         part: which cycles: "all", "first" for the first two, "rest" for those after them.
+        compile: as of :class:`~pyro_flows.training.whole_step.WholeSteps`.
     """
 
     batch_size: int = 512
@@ -127,7 +128,7 @@ def maximise_likelihood(
         objective.backward(along)
         return value, masked
 
-    whole = LikelihoodSteps(likelihood, batches, budget.compile)
+    whole = LikelihoodSteps(likelihood, batches, budget)
     report = train(
         [p for p in model.parameters() if p.requires_grad],
         gradient,
@@ -171,24 +172,31 @@ class Likelihood(nn.Module):
 
 
 class LikelihoodSteps(WholeSteps):
-    """Whole steps up the likelihood; nothing is known beforehand that would stand in their way.
+    """Whole steps up the likelihood.
 
     Args:
         likelihood: of the model that is trained.
         batches: of the rows.
-        compile: as of :class:`~pyro_flows.training.whole_step.WholeSteps`.
+        budget: says whether to compile.
     """
 
-    def __init__(self, likelihood: Likelihood, batches: Batches, compile: Compile) -> None:
-        super().__init__(compile)
-        self.likelihood, self.batches = likelihood, batches
+    pays = 5000
+
+    def __init__(self, likelihood: Likelihood, batches: Batches, budget: Budget) -> None:
+        super().__init__(budget.compile)
+        self.likelihood, self.batches, self.budget = likelihood, batches, budget
 
     def obstacle(self) -> str | None:
-        """None: what a flow does is seen when it is recorded."""
+        """What is known beforehand; the rest is seen when a step is recorded."""
+        parts = self.likelihood.modules()
+        if any(isinstance(part, WithDropout) and part.dropout for part in parts):
+            return "dropout draws random numbers"
+        if self.compile == "auto" and self.budget.max_seconds is not None:
+            return "compiling would use up the time there is"
         return None
 
     def module(self) -> nn.Module:
-        """The likelihood."""
+        """The likelihood, set to train."""
         return self.likelihood.train()
 
     def size(self, cycle: int) -> int:  # noqa: ARG002

@@ -98,10 +98,12 @@ class FlowDensity(Estimator):
             rate is small.
         dtype: "float32" or "float64", of the flow. Columns are standardised in float64 anyway.
         device: where to train; by default where the data are.
-        compile: take each step as one compiled function, two to three times as fast once it is
-            compiled, in half a minute or more: for long fits. False; True, wherever it can be;
-            "auto", in cycles of 8,000 steps and more. The last digits differ from those of an
-            uncompiled fit. With dropout or weight decay steps aren't compiled.
+        compile: take each step as one compiled function: False; True, wherever it can be;
+            "auto", in cycles of 5,000 steps and more, if there is no time limit. Compiling takes
+            half a minute to two, and counts towards ``max_seconds``; steps are then up to three
+            times as fast, where a density takes one pass. The last digits differ from those of an
+            uncompiled fit. Steps with dropout (by default those of an ensemble's second flow) or
+            weight decay aren't compiled.
         progress: show a bar.
 
     Attributes:
@@ -241,7 +243,7 @@ class FlowDensity(Estimator):
         report = maximise_likelihood(flow, inner, inner_held, budget, progress=self.progress)
         model: Flow | FlowMixture = flow
         budget = self._budget(now() - started, "rest")
-        if several and report.gaining and budget.cycles(len(rows)):
+        if several and report.gaining and not report.interrupted and budget.cycles(len(rows)):
             second = build_flow(self.flow, units.dim, 0, self.flow_options or {})
             second.to(units.device, units.dtype)
             model, more = with_second(

@@ -143,7 +143,7 @@ def load(cls: type[FlowDensity], path: Path, flow: Any) -> FlowDensity:
     density.weights_ = config["weights"]
     for name in FACTS:
         setattr(density, name, config["facts"][name])
-    density.compiled_ = config["facts"].get("compiled_", "")  # older ones weren't
+    density.compiled_ = config["facts"].get("compiled_", "not compiled: it was not asked for")
     density.heldout_ = Rows(**tensors["heldout"])
     density.history_ = {name: value.numpy() for name, value in tensors["history"].items()}
     return density

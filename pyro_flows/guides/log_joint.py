@@ -24,6 +24,7 @@ from pyro_flows.guides.enumeration import Substitute, enumerated_log_prob, max_p
 from pyro_flows.guides.factors import NaNFactors, without_linalg_errors
 from pyro_flows.guides.log_einsum import products_in_pyro
 from pyro_flows.guides.unpack import constrain
+from pyro_flows.ops import contractions
 from pyro_flows.ops.tracing import is_recording
 from pyro_flows.transforms import Layer
 
@@ -32,7 +33,9 @@ Mode = Literal["captured", "vectorised", "enumerated", "sequential"]
 # Points on which a faster path must agree with the ordinary handlers before it is used.
 CHECK_POINTS = 3
 # Bytes of a tensor whose memory is kept for the next one, with room to spare.
-LARGE = 2**24
+LARGE = 2**23
+# Rows of which a regression makes no table, as it does of fewer; see contractions.
+SEVERAL = 2 * contractions.TIMES
 # By so many units in its last place a sum of many terms may move.
 USUAL = 64.0
 
@@ -98,7 +101,7 @@ class LogJoint:
             for site in trace.nodes.values()
         )
         self._graphs: dict[tuple[int, bool], Captured] = {}
-        self._row_bytes = math.inf
+        self._row_bytes, self._several = math.inf, False
         self.why, self._writes = "", False
         self.stochastic = self._is_stochastic()
         if mode in ("captured", "vectorised"):
@@ -309,6 +312,9 @@ class LogJoint:
         known = math.isfinite(self._row_bytes)
         if not (known and len(z)) or self.stochastic or z.device.type != "cpu" or is_recording():
             return (z,)
+        if len(z) >= SEVERAL and not self._several and SEVERAL * self._row_bytes > LARGE:
+            self._several = True
+            self._graph(z[:SEVERAL], with_grad=False)
         least = len(z) * self._row_bytes / LARGE
         count = next((k for k in range(1, len(z)) if k >= least and len(z) % k == 0), len(z))
         return z.chunk(count)  # equal ones, since each size has a graph of its own
@@ -320,7 +326,6 @@ class LogJoint:
                 # Another state than that of the check, which would miss a choice frozen by chance.
                 torch.manual_seed(20_114)
                 self._graphs[key] = capture(self._all, z.detach(), with_grad=with_grad)
-            # Of a few rows more is made than need be, see contractions.
             if len(z):
                 self._row_bytes = min(self._row_bytes, self._graphs[key].largest / len(z))
         return self._graphs[key]

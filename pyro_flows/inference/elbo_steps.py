@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import cast
 
 import torch
@@ -64,7 +65,11 @@ class ElboSteps(WholeSteps):
     def example(self, size: int) -> tuple[Tensor, ...]:
         """Noise."""
         with torch.no_grad():
-            return (mirrored_noise(cast("Flow", self.objective._inner).base(None), size),)
+            return (mirrored_noise(self._base, size),)
+
+    @cached_property
+    def _base(self) -> FlowDistribution:
+        return cast("Flow", self.objective._inner).base(None)
 
 
 class _Path(nn.Module):

@@ -27,8 +27,8 @@ def batch_last(graph: fx.GraphModule, size: int, small: int = 0) -> fx.GraphModu
         graph: of ATen operations, with shapes and dtypes in their ``meta``.
         size: of the batch. Whatever has it as the first of two or more sizes is laid out anew; if
             that is a coincidence, nothing but the layout changes.
-        small: products with matrices of no more numbers are written as sums, so that they become
-            part of the function; none are in a graph that looks up elements, as splines do. The
+        small: products with matrices of at most so many numbers are written as sums, so that they
+            become part of the function; none are in a graph that looks up bins, as splines do. The
             others are left to the library, which blocks them for the cache.
 
     Returns:
@@ -42,9 +42,9 @@ def batch_last(graph: fx.GraphModule, size: int, small: int = 0) -> fx.GraphModu
     for node in calls:
         if node.target in _BOUND_TO_MEMORY or not _made_pure(node):
             return None
-    if any(node.target is aten.gather.default for node in calls):
-        # The compiler works out the factors of such a product anew for each sum, and the gradient
-        # of a spline is too long for that.
+    if any(_is_looked_up(node) for node in calls):
+        # The compiler recomputes a product's factors for every sum; a spline's gradient is too
+        # long for that.
         small = 0
     for node in calls:
         if node.target in _PRODUCTS:
@@ -58,6 +58,11 @@ def batch_last(graph: fx.GraphModule, size: int, small: int = 0) -> fx.GraphModu
     copied.lint()
     laid_out.recompile()
     return laid_out
+
+
+def _is_looked_up(node: fx.Node) -> bool:
+    """Whether elements are taken from places that are computed, as a spline finds its bins."""
+    return node.target is aten.gather.default and cast("fx.Node", node.args[2]).op != "get_attr"
 
 
 def _made_pure(node: fx.Node) -> bool:

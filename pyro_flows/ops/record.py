@@ -80,7 +80,7 @@ class _Recorder(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        by_chance = torch.Tag.nondeterministic_seeded in func.tags
+        by_chance = _is_by_chance(func, args, kwargs)
         if not by_chance and not any(id(tensor) in self.live for tensor in given):
             return func(*args, **kwargs)
         if by_chance and not self.chance:
@@ -165,6 +165,17 @@ class _Recorder(TorchDispatchMode):
         self.graph.eliminate_dead_code()
         root = {name: tensor.detach() for tensor, _, name in self.constants.values()}
         return fx.GraphModule(root, self.graph)
+
+
+def _is_by_chance(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    """Whether it draws random numbers; attention without dropout is tagged so, but doesn't."""
+    if torch.Tag.nondeterministic_seeded not in func.tags:
+        return False
+    names = [argument.name for argument in func._schema.arguments]
+    if "dropout_p" not in names:
+        return True
+    place = names.index("dropout_p")
+    return bool(args[place] if place < len(args) else kwargs.get("dropout_p", 0.0))
 
 
 def _noted(node: fx.Node, tensor: Tensor) -> fx.Node:

@@ -167,7 +167,8 @@ class _Loop:
         average = Average(self.tensors, steps, schedule.horizon)
         best_window, waited = -math.inf, 0
         for step in range(steps):
-            share = (now() - started) / (self.deadline - started)  # of the time; 0 if unlimited
+            # Of the time; 0 if it is unlimited. Compiling may have used up more than there was.
+            share = min(1.0, (now() - started) / (self.deadline - started))
             rate = peak * schedule.rate(max(step, share * steps), steps)
             objective, masked = take(rate)
             self.objective.append(objective)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, cast
 
 import pyro
@@ -16,34 +16,41 @@ from torch import Tensor, fx, nn
 
 from pyro_flows.ops.batch_last import batch_last
 from pyro_flows.ops.contractions import contracted
-from pyro_flows.ops.record import record
+from pyro_flows.ops.record import RecordingError, record
 from pyro_flows.training.flat import Flat
 from pyro_flows.training.randomness import torch_seeded
-from pyro_flows.training.steps import State, Step, fresh_state, updated
+from pyro_flows.training.steps import STATE, State, Step, fresh_state, updated
 
 Compile = Literal["auto"] | bool
 Function = Callable[..., Any]
+# What an objective gives: outputs whose gradient is taken, along what, the objective, which is to
+# be high, and how many terms were masked.
+Parts = tuple[Sequence[Tensor], Sequence[Tensor], Tensor, Tensor]
 
-# Compiling takes about as long as so many steps by calls, whatever the flow's size: both grow with
-# the number of operations. Measured on two cores, small models: 15 to 25 s, and 3 ms a step.
-PAYS = 8000
+# Beyond so many operations compiling takes longer than anybody waits for: it is 15 to 30 ms each.
+MOST = 20_000
 
 
 class WholeSteps(ABC):
     """Makes the whole step of each of a run's cycles, where it can and where it pays.
 
     Args:
-        compile: True wherever possible, False never, "auto" in cycles of at least 8,000 steps.
+        compile: True wherever possible, False never, "auto" in cycles of at least ``pays`` steps.
             It depends on counts alone, so that equal seeds give equal fits.
     """
 
+    #: Compiling takes about as long as so many steps by calls, whatever the flow's size: both grow
+    #: with the number of operations. Measured on two cores.
+    pays: int = 8000
     #: See :func:`~pyro_flows.ops.batch_last.batch_last`. Where it pays is found by measuring.
     small: int = 0
 
     def __init__(self, compile: Compile) -> None:
-        self.compile = compile
+        self.compile: Compile = "auto" if compile == "auto" else bool(compile)
         self.cycles = self.compiled = 0
-        self._reason = "it was not asked for"
+        self._reason = (
+            "training ended before it could be" if self.compile else "it was not asked for"
+        )
         self._made: dict[int, Function] = {}
 
     @abstractmethod
@@ -52,7 +59,7 @@ class WholeSteps(ABC):
 
     @abstractmethod
     def module(self) -> nn.Module:
-        """The objective: of :meth:`inputs` it makes what :class:`Parts` says.
+        """The objective, as it is in training: of :meth:`inputs` it makes :class:`Parts`.
 
         The parameters that are trained are all its own.
         """
@@ -83,13 +90,14 @@ class WholeSteps(ABC):
         self.cycles += 1
         if self.compile is False:
             return None
+        size = self.size(cycle)
         reason = self.obstacle() or self._obstacle_in(flat)
-        if reason is None and self.compile == "auto" and steps < PAYS:
-            reason = f"cycles of fewer than {PAYS:,} steps are over before compiling is"
+        few = self.compile == "auto" and steps < self.pays and size not in self._made
+        if reason is None and few:
+            reason = f"cycles of fewer than {self.pays:,} steps are over before compiling is"
         if reason is not None:
             self._reason = reason
             return None
-        size = self.size(cycle)
         if size not in self._made:
             try:
                 self._made[size] = self._compiled(flat, size)
@@ -106,7 +114,7 @@ class WholeSteps(ABC):
             return "the parameters are of several dtypes or devices, or decay"
         own = {id(parameter) for parameter in self.module().parameters()}
         if not all(id(parameter) in own for parameter in flat.groups[0]):
-            return "the guide has parameters outside its flow"
+            return "there are parameters outside the flow"
         return None
 
     def _step(self, function: Function, flat: Flat, size: int) -> Step:
@@ -126,11 +134,12 @@ class WholeSteps(ABC):
 
     def _compiled(self, flat: Flat, size: int) -> Function:
         vector, module = flat.vectors[0], self.module()
+        buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
         names, shapes = _names(module, flat.groups[0])
         sizes = [shape.numel() for shape in shapes]
 
         def whole(*given: Tensor) -> tuple[Tensor, ...]:
-            before, (rate, *inputs) = given[:5], given[5:]
+            before, (rate, *inputs) = given[:STATE], given[STATE:]
             with torch.enable_grad():
                 leaf = before[0].detach().requires_grad_()
                 parts = zip(names, leaf.split(sizes), shapes, strict=True)
@@ -141,11 +150,15 @@ class WholeSteps(ABC):
             after = updated(cast("State", tuple(before)), gradient, rate)
             return *(tensor.detach() for tensor in after), objective.detach(), masked
 
-        # The random numbers of the run go on as if nothing had been tried.
-        with pyro.validation_enabled(False), torch_seeded(0):
+        # Random numbers and buffers of the run go on as if nothing had been tried.
+        with pyro.validation_enabled(False), torch_seeded(0), _put_back(buffers):
             before = *fresh_state(vector), vector.new_full((), 0.01)
             # Compiled, random numbers would be others: such a step couldn't be compared.
             recorded = contracted(record(whole, *before, *self.example(size), chance=False))
+            if not all(_same(buffer, kept) for buffer, kept in buffers):
+                raise RecordingError("buffers of the flow change in training")
+            if len(recorded.graph.nodes) > MOST:
+                raise RecordingError(f"it would be a function of more than {MOST:,} operations")
             unseen = *before, *self.example(size)
             on_cpu = vector.device.type == "cpu"
             laid_out = batch_last(recorded, size, self.small) if on_cpu else None
@@ -156,9 +169,18 @@ class WholeSteps(ABC):
             return _compiled_like(whole, recorded, unseen)
 
 
-# What an objective gives: outputs whose gradient is taken, along what, the objective, which is to
-# be high, and how many terms were masked.
-Parts = tuple[Sequence[Tensor], Sequence[Tensor], Tensor, Tensor]
+@contextlib.contextmanager
+def _put_back(buffers: Sequence[tuple[Tensor, Tensor]]) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        for buffer, kept in buffers:
+            if not _same(buffer, kept):
+                buffer.copy_(kept)
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return bool(((one == other) | (one != one)).all())
 
 
 def _names(module: nn.Module, parameters: Sequence[Tensor]) -> tuple[list[str], list[torch.Size]]:

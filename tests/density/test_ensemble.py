@@ -3,14 +3,17 @@
 
 """A second flow joins the first where there is still something to learn."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from pyro_flows.density import FlowDensity
+from pyro_flows.density import FlowDensity, flow_density
 from pyro_flows.density.ensemble import best_weights
-from pyro_flows.density.fitting import Budget
+from pyro_flows.density.fitting import Budget, maximise_likelihood
 from pyro_flows.distributions import FlowMixture
+from pyro_flows.training import whole_step
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -102,3 +105,26 @@ def test_a_density_of_minus_infinity_everywhere_gets_no_weight():
     weights = best_weights(torch.stack([torch.zeros(5), torch.full((5,), -torch.inf)]))
     assert weights[0] > 0.999
     assert torch.isfinite(weights).all()
+
+
+def test_it_says_of_both_whether_they_were_compiled(monkeypatch):
+    monkeypatch.setattr(whole_step, "_compile", lambda graph, inputs: graph)
+    options = {"components": (1, 5), "batch_size": 128, "max_epochs": 40, "progress": False}
+    both = FlowDensity("realnvp", compile=True, **options).fit(rows())
+    assert isinstance(both.flow_, FlowMixture)
+    assert both.compiled_ == (
+        "compiled: each step is one function; the second flow not compiled: dropout draws random "
+        "numbers"
+    )
+    same = FlowDensity("realnvp", compile=True, dropout=0.0, **options).fit(rows())
+    assert same.compiled_ == "compiled: each step is one function"
+
+
+def test_after_an_interrupt_no_second_flow_is_trained(monkeypatch):
+    def interrupted(*args, **kwargs):
+        report = maximise_likelihood(*args, **kwargs)
+        return replace(report, gaining=True, interrupted=True)
+
+    monkeypatch.setattr(flow_density, "maximise_likelihood", interrupted)
+    fit = FlowDensity("realnvp", components=2, max_epochs=20, progress=False).fit(rows())
+    assert fit.weights_ is None

@@ -201,3 +201,17 @@ def test_graphs_are_copied_and_pickled():
     graph = record(lambda x: x.chunk(2)[1] * DATA[2:], torch.zeros(2))
     for other in (copy.deepcopy(graph), pickle.loads(pickle.dumps(graph))):
         assert other(torch.ones(2)).tolist() == [3.0]
+
+
+def attention(x, dropout=0.0):
+    return torch.nn.functional.scaled_dot_product_attention(x, x, x, dropout_p=dropout)
+
+
+def test_random_numbers_are_refused_where_asked():
+    x = torch.randn(2, 1, 4, 8)
+    graph = record(attention, x, chance=False)
+    torch.testing.assert_close(graph(x), attention(x))
+    for function in (lambda x: attention(x, 0.5), lambda x: x + torch.rand(8)):
+        record(function, x)
+        with pytest.raises(RecordingError, match="draws random numbers"):
+            record(function, x, chance=False)

@@ -130,12 +130,13 @@ def test_auto_goes_by_the_number_of_steps(recorded_only, monkeypatch):
     assert trained("auto")[1] == (
         "not compiled: cycles of fewer than 8,000 steps are over before compiling is"
     )
-    monkeypatch.setattr(whole_step, "PAYS", 40)
+    monkeypatch.setattr(ElboSteps, "pays", 40)
     assert trained("auto")[1] == COMPILED
-    assert trained("auto", steps=(40, 10))[1] == (
+    assert trained("auto", steps=(10, 40))[1] == (
         "compiled in 1 of 2 cycles; not always: cycles of fewer than 40 steps are over before "
         "compiling is"
     )
+    assert trained("auto", steps=(40, 10))[1] == COMPILED, "the one there is is used again"
 
 
 def test_without_a_compiler_steps_are_taken_by_calls(monkeypatch):

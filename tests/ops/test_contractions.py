@@ -77,6 +77,19 @@ def test_a_regression_makes_no_table():
     assert not any(node.meta.get("shape") == (64, 5000, 5) for node in nodes)
 
 
+def test_a_large_regression_is_made_in_few_parts(monkeypatch):
+    """Though the few rows that it was tried on made tables, too large for more than four."""
+    monkeypatch.setattr(log_joint, "LARGE", 400_000)
+    x = torch.randn(5000, 5)
+    guide = AutoFlow(regression).setup(x)
+    captured, plain = (LogJoint(regression, guide, (x,), mode=m) for m in (None, "vectorised"))
+    assert captured._row_bytes == 200_000
+    z = torch.randn(64, 5)
+    assert len(captured._parts(z)) == 4
+    for got, expected in zip(captured.value_and_grad(z), plain.value_and_grad(z), strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-2)
+
+
 @pytest.mark.parametrize(("bytes_", "parts"), [(2**24, 1), (2**21, 2), (2**10, 60)])
 def test_large_tensors_are_made_in_parts(monkeypatch, bytes_, parts):
     monkeypatch.setattr(log_joint, "LARGE", bytes_)
