@@ -34,7 +34,7 @@ Mode = Literal["captured", "vectorised", "enumerated", "sequential"]
 CHECK_POINTS = 3
 # Bytes of a tensor whose memory is kept for the next one, with room to spare.
 LARGE = 2**23
-# Rows of which a regression makes no table, as it does of fewer; see contractions.
+# Rows of z of which a regression makes no table, as it does of fewer; see contractions.
 SEVERAL = 2 * contractions.TIMES
 # By so many units in its last place a sum of many terms may move.
 USUAL = 64.0
@@ -312,7 +312,7 @@ class LogJoint:
         known = math.isfinite(self._row_bytes)
         if not (known and len(z)) or self.stochastic or z.device.type != "cpu" or is_recording():
             return (z,)
-        if len(z) >= SEVERAL and not self._several and SEVERAL * self._row_bytes > LARGE:
+        if len(z) * self._row_bytes > LARGE and not self._several and len(z) >= SEVERAL:
             self._several = True
             self._graph(z[:SEVERAL], with_grad=False)
         least = len(z) * self._row_bytes / LARGE

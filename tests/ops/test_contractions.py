@@ -79,7 +79,7 @@ def test_a_regression_makes_no_table():
 
 def test_a_large_regression_is_made_in_few_parts(monkeypatch):
     """Though the few rows that it was tried on made tables, too large for more than four."""
-    monkeypatch.setattr(log_joint, "LARGE", 400_000)
+    monkeypatch.setattr(log_joint, "LARGE", 800_000)
     x = torch.randn(5000, 5)
     guide = AutoFlow(regression).setup(x)
     captured, plain = (LogJoint(regression, guide, (x,), mode=m) for m in (None, "vectorised"))
