@@ -33,7 +33,7 @@ Mode = Literal["captured", "vectorised", "enumerated", "sequential"]
 # Points on which a faster path must agree with the ordinary handlers before it is used.
 CHECK_POINTS = 3
 # Bytes of a tensor whose memory is kept for the next one, with room to spare.
-LARGE = 2**23
+LARGE = 2**22
 # Rows of z of which a regression makes no table, as it does of fewer; see contractions.
 SEVERAL = 2 * contractions.TIMES
 # By so many units in its last place a sum of many terms may move.
