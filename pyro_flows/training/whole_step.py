@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, cast
@@ -190,7 +191,8 @@ def _names(module: nn.Module, parameters: Sequence[Tensor]) -> tuple[list[str], 
 
 
 def _compiled_like(plain: Function, graph: fx.GraphModule, inputs: tuple[Tensor, ...]) -> Function:
-    with torch.no_grad():
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the compiler's, about calls of its own
         compiled = _compile(graph, inputs)
     _check_equal(compiled, plain, inputs)
     return compiled
