@@ -101,7 +101,7 @@ class LogJoint:
             for site in trace.nodes.values()
         )
         self._graphs: dict[tuple[int, bool], Captured] = {}
-        self._row_bytes, self._several = math.inf, False
+        self._row_bytes = math.inf
         self.why, self._writes = "", False
         self.stochastic = self._is_stochastic()
         if mode in ("captured", "vectorised"):
@@ -312,8 +312,7 @@ class LogJoint:
         known = math.isfinite(self._row_bytes)
         if not (known and len(z)) or self.stochastic or z.device.type != "cpu" or is_recording():
             return (z,)
-        if len(z) * self._row_bytes > LARGE and not self._several and len(z) >= SEVERAL:
-            self._several = True
+        if len(z) * self._row_bytes > LARGE and len(z) >= SEVERAL:
             self._graph(z[:SEVERAL], with_grad=False)
         least = len(z) * self._row_bytes / LARGE
         count = next((k for k in range(1, len(z)) if k >= least and len(z) % k == 0), len(z))

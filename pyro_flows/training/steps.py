@@ -20,7 +20,6 @@ BETAS, EPS = (0.9, 0.99), 1e-8
 Step = Callable[[float], tuple[Tensor, Tensor]]
 # What a step changes: parameters, both moments, the running size of gradients, steps so far.
 State = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
-STATE = 5
 
 
 def step_by_step(

@@ -20,7 +20,7 @@ from pyro_flows.ops.contractions import contracted
 from pyro_flows.ops.record import RecordingError, record
 from pyro_flows.training.flat import Flat
 from pyro_flows.training.randomness import torch_seeded
-from pyro_flows.training.steps import STATE, State, Step, fresh_state, updated
+from pyro_flows.training.steps import State, Step, fresh_state, updated
 
 Compile = Literal["auto"] | bool
 Function = Callable[..., Any]
@@ -135,12 +135,13 @@ class WholeSteps(ABC):
 
     def _compiled(self, flat: Flat, size: int) -> Function:
         vector, module = flat.vectors[0], self.module()
+        fresh = fresh_state(vector)
         buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
         names, shapes = _names(module, flat.groups[0])
         sizes = [shape.numel() for shape in shapes]
 
         def whole(*given: Tensor) -> tuple[Tensor, ...]:
-            before, (rate, *inputs) = given[:STATE], given[STATE:]
+            before, (rate, *inputs) = given[: len(fresh)], given[len(fresh) :]
             with torch.enable_grad():
                 leaf = before[0].detach().requires_grad_()
                 parts = zip(names, leaf.split(sizes), shapes, strict=True)
@@ -153,7 +154,7 @@ class WholeSteps(ABC):
 
         # Random numbers and buffers of the run go on as if nothing had been tried.
         with pyro.validation_enabled(False), torch_seeded(0), _put_back(buffers):
-            before = *fresh_state(vector), vector.new_full((), 0.01)
+            before = *fresh, vector.new_full((), 0.01)
             # Compiled, random numbers would be others: such a step couldn't be compared.
             recorded = contracted(record(whole, *before, *self.example(size), chance=False))
             if not all(_same(buffer, kept) for buffer, kept in buffers):
@@ -181,7 +182,7 @@ def _put_back(buffers: Sequence[tuple[Tensor, Tensor]]) -> Iterator[None]:
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
-    return bool(((one == other) | (one != one)).all())
+    return bool(((one == other) | (one.isnan() & other.isnan())).all())
 
 
 def _names(module: nn.Module, parameters: Sequence[Tensor]) -> tuple[list[str], list[torch.Size]]:

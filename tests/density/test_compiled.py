@@ -150,6 +150,17 @@ def test_auto_leaves_the_time_there_is():
     assert fit.compiled_ == "not compiled: compiling would use up the time there is"
 
 
+@pytest.mark.parametrize("dtype", [torch.bool, torch.int64, torch.float32])
+def test_buffers_are_compared_by_value(dtype):
+    one = torch.tensor([0, 1], dtype=dtype)
+    assert whole_step._same(one, one.clone())
+    assert not whole_step._same(one, one.flip(0))
+    gap = torch.tensor([torch.nan, 1.0])
+    assert whole_step._same(gap, gap.clone())
+    assert not whole_step._same(gap, one)
+    assert not whole_step._same(one, gap), "NaN that was there before and isn't now"
+
+
 def test_interrupted_while_compiling(monkeypatch):
     def interrupted(graph, inputs):
         raise KeyboardInterrupt
