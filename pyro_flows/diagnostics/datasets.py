@@ -42,6 +42,8 @@ SAMPLE_GROUPS = frozenset(
 SAMPLE_DIMS = ("chain", "draw")
 # Their arrays lack event dimensions which the variable of the same name has elsewhere.
 SUMMED_GROUPS = frozenset({"log_likelihood", "log_prior"})
+# Of other data than the fit's, so a dimension may have another size, and then other labels.
+OTHER_DATA = frozenset({"predictions", "predictions_constant_data"})
 
 
 def build_datasets(
@@ -92,14 +94,20 @@ def build_datasets(
     datasets = {}
     for group, entries in arrays.items():
         axes = {
-            name: _axes(group, name, array, named.get(name, []), lengths)
+            name: _axes(
+                group, name, array, named.get(name, []), {} if group in OTHER_DATA else lengths
+            )
             for name, array in entries.items()
         }
         sizes = _sizes(group, entries, axes)
         if entries:
+            named_axes = {
+                axis: labels[axis] if lengths.get(axis) == size and axis in labels else range(size)
+                for axis, size in sizes.items()
+            }
             datasets[group] = xr.Dataset(
                 {name: (axes[name], array) for name, array in entries.items()},
-                coords={axis: labels.get(axis, np.arange(size)) for axis, size in sizes.items()},
+                coords={axis: np.asarray(values) for axis, values in named_axes.items()},
                 attrs=_group_attributes(group, group_attrs.get(group, {})),
             )
     return datasets

@@ -17,6 +17,7 @@ _MAKERS = {
     *(torch.zeros, torch.ones, torch.empty, torch.full, torch.eye),
     *(torch.zeros_like, torch.ones_like, torch.empty_like, torch.full_like, torch.clone),
     *(Tensor.new_zeros, Tensor.new_ones, Tensor.new_empty, Tensor.new_full, Tensor.clone),
+    Tensor.new,  # as distributions do before they fill it with random numbers
 }
 
 
@@ -49,7 +50,10 @@ class Blanks(TorchFunctionMode):
             )
             return None
         made = func(*args, **(kwargs or {}))
-        if func not in _MAKERS or "out" in (kwargs or {}) or not made.is_floating_point():
+        counts = func is Tensor.new  # of Multinomial; other integers are indices, alike for all
+        if func not in _MAKERS or "out" in (kwargs or {}):
+            return made
+        if not (made.is_floating_point() or counts):
             return made
         # On another device, such as "meta", none of a particle's values can be written into it.
         return made + self._zero.to(made) if made.device == self._zero.device else made

@@ -66,11 +66,15 @@ def observed_sites(trace: Trace) -> dict[str, Site]:
     return {
         name: site
         for name, site in trace.nodes.items()
-        if site["type"] == "sample"
-        and site["is_observed"]
-        and not (site["infer"] or {}).get("_deterministic")
-        and type(site["fn"]).__name__ not in ("Unit", "Delta", "MaskedDelta")
+        if site["type"] == "sample" and site["is_observed"] and holds_data(site)
     }
+
+
+def holds_data(site: Site) -> bool:
+    """Whether an observed site is neither a factor nor a deterministic value."""
+    return not (site["infer"] or {}).get("_deterministic") and (
+        type(site["fn"]).__name__ not in ("Unit", "Delta", "MaskedDelta")
+    )
 
 
 def subsampled_plates(trace: Trace) -> dict[str, tuple[int, int]]:

@@ -8,6 +8,7 @@ from pyro_flows.inference.flow_vi import FlowVI
 from pyro_flows.inference.gaussian import Gaussian
 from pyro_flows.inference.objectives import Objective
 from pyro_flows.inference.posterior import Pool, Posterior
+from pyro_flows.inference.predictive import predictive
 from pyro_flows.inference.warm_start import Start, find_gaussian, find_start, warm_start
 
 __all__ = [
@@ -20,5 +21,6 @@ __all__ = [
     "assess",
     "find_gaussian",
     "find_start",
+    "predictive",
     "warm_start",
 ]

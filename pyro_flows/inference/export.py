@@ -1,134 +1,199 @@
 # Copyright Contributors to the pyro_flows project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""A posterior as ArviZ groups: what the model says about each draw, with plates as dims."""
+"""Draws of a model's latents as ArviZ groups: what it says about each, with plates as dims."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pyro
 import torch
 from numpy.typing import NDArray
-from pyro import poutine
-from pyro.distributions.util import scale_and_mask
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyro_flows import diagnostics
 from pyro_flows._version import __version__
 from pyro_flows.guides import structure
-from pyro_flows.guides.enumeration import Substitute
+from pyro_flows.inference import per_draw
+from pyro_flows.inference.constants import constants, dims_of_constants
+from pyro_flows.inference.per_draw import Model, PerDraw, Values
 
 if TYPE_CHECKING:
     from pyro_flows.inference.posterior import Posterior
 
-Values = dict[str, Tensor]
-CHUNK = 500
+Group = dict[str, NDArray[Any]]
 
 
-def to_arviz(posterior: Posterior, draws: int, *, predictive: bool) -> Any:
+@dataclass(frozen=True)
+class Wanted:
+    """What goes into the result besides the draws; see :meth:`Posterior.to_arviz`."""
+
+    predictive: bool = True
+    prior: int = 500
+    predictions: tuple[Any, ...] | Mapping[str, Any] | None = None
+    coords: Mapping[str, Sequence[Any]] | None = None
+    dims: Mapping[str, Sequence[str | None]] | None = None
+
+    @property
+    def new_arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments that predictions are made for."""
+        if isinstance(self.predictions, Mapping):
+            return (), dict(self.predictions)
+        return tuple(self.predictions or ()), {}
+
+
+def to_arviz(posterior: Posterior, draws: int, wanted: Wanted) -> Any:
     """See :meth:`Posterior.to_arviz`."""
     pool, weights, index = posterior._delivered(draws)
-    values = posterior._constrained(pool.z[index])
-    trace = structure.trace_model(posterior.guide.model, *posterior.args, **posterior.kwargs)
-    observed = structure.observed_sites(trace)
-    left_out = _why_no_log_likelihood(posterior, trace) if observed else ""
-    log_likelihood = {} if left_out else run_per_draw(posterior, values, _log_likelihood)
-    groups: dict[str, dict[str, NDArray[Any]]] = {
-        "posterior": _with_chain({**values, **run_per_draw(posterior, values, _deterministic)}),
-        "sample_stats": {
-            "log_p": pool.log_p[index][None],
-            "log_q": pool.log_q[index][None],
-            "log_weight": weights.log_weights[index][None],
-            "lp": pool.log_p[index][None],
-        },
-        "log_likelihood": _with_chain(log_likelihood),
-        "observed_data": {
-            name: _data(site).cpu().numpy()
-            for name, site in observed.items()
-            if isinstance(site["value"], Tensor)
-        },
+    log_p = pool.log_p[index][None]
+    stats = {
+        "log_p": log_p,
+        "log_q": pool.log_q[index][None],
+        "log_weight": weights.log_weights[index][None],
+        "lp": log_p,
+    }
+    extra = {
+        "unconstrained_posterior": with_chains(posterior._unconstrained(pool.z[index]), 1),
         "training": {f"history_{key}": value for key, value in posterior.report.history.items()},
     }
     if posterior.corrected:
         raw = slice(0, draws)
-        groups["guide_draws"] = {
-            **_with_chain(posterior._constrained(pool.z[raw])),
+        extra["guide_draws"] = {
+            **with_chains(posterior._constrained(pool.z[raw]), 1),
             "log_weight": weights.log_weights[raw][None],
         }
-    if predictive and observed:
-        groups["posterior_predictive"] = _with_chain(run_per_draw(posterior, values, _predictive))
-    return diagnostics.to_container(
-        groups,
-        dims=_dims(trace),
-        coords=_coords(trace),
-        attrs={
-            **_attributes(posterior),
-            **({"log_likelihood_left_out": left_out} if left_out else {}),
-        },
+    return export(
+        posterior.log_joint.model,
+        posterior.args,
+        posterior.kwargs,
+        posterior._constrained(pool.z[index]),
+        wanted,
+        stats=stats,
+        extra=extra,
+        attrs=_attributes(posterior),
+        stochastic=posterior.log_joint.stochastic,
     )
 
 
-def run_per_draw(posterior: Posterior, values: Values, read: Any) -> Values:
-    """Run the model once per draw, vectorised where it can be, and read its trace.
+def export(
+    model: Model,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    values: Values,
+    wanted: Wanted,
+    *,
+    chains: int = 1,
+    stats: Group | None = None,
+    extra: Mapping[str, Group] | None = None,
+    attrs: Mapping[str, Any],
+    stochastic: bool = False,
+) -> Any:
+    """Draws of a model's latents, and what the model says about them, for ArviZ.
 
     Args:
-        posterior: gives the model and its arguments.
-        values: latent values ``(S, *shape)``.
-        read: a function of a model and values of one draw that returns tensors by name.
+        model: the Pyro model.
+        args: its arguments.
+        kwargs: the same, by name.
+        values: draws ``(chains * S, *shape)`` by site, a chain after the other.
+        wanted: which groups.
+        chains: number of chains.
+        stats: for the group sample_stats, ``(chains, S)``; "lp" is added if it isn't there.
+        extra: further groups.
+        attrs: attributes of the whole.
+        stochastic: whether the log joint draws random numbers of its own.
 
     Returns:
-        What ``read`` returned, stacked along the first axis.
+        ``arviz.InferenceData`` or ``xarray.DataTree``, whichever the installed ArviZ uses.
     """
-    joint = posterior.log_joint
+    runs = PerDraw(model, args, kwargs, values)
+    trace, attrs = runs.trace, dict(attrs)
+    observed = structure.observed_sites(trace)
+    why = per_draw.why_no_log_likelihood(trace, stochastic=stochastic)
+    readers = [per_draw.deterministic, per_draw.log_prior]
+    readers += [] if why else [per_draw.log_likelihood, per_draw.log_joint]
+    derived, log_prior, *likelihood = runs.map(*readers)
+    if why and observed:
+        attrs["log_likelihood_left_out"] = why
+    groups: dict[str, Group] = {
+        "posterior": with_chains({**runs.latent, **derived}, chains),
+        "sample_stats": dict(stats or {}),
+        "log_likelihood": with_chains(likelihood[0], chains) if likelihood else {},
+        "log_prior": {} if _any_enumerated(trace) else with_chains(log_prior, chains),
+        "observed_data": {
+            name: to_numpy(_data(site))
+            for name, site in observed.items()
+            if isinstance(site["value"], Tensor)
+        },
+        "constant_data": constants(model, args, kwargs, trace),
+    }
+    if likelihood and "lp" not in groups["sample_stats"]:
+        groups["sample_stats"]["lp"] = with_chains(likelihood[1], chains)["lp"]
+    dims: dict[str, Sequence[str | None]] = {
+        **dims_of_constants(groups["constant_data"], trace),
+        **_dims(trace),
+    }
+    coords = _coords(trace)
+    shared = runs.shared_discrete() if wanted.predictive or wanted.predictions is not None else {}
+    if wanted.predictive and observed:
+        new = PerDraw(model, args, kwargs, {**values, **shared}).new_data()
+        groups["posterior_predictive"] = with_chains(
+            {name: value for name, value in new.items() if name in observed}, chains
+        )
+    if wanted.prior:
+        groups |= _prior(runs, wanted.prior, attrs)
+    if wanted.predictions is not None:
+        new_args, new_kwargs = wanted.new_arguments
+        runs = PerDraw(model, new_args, new_kwargs, {**values, **shared})
+        groups["predictions"] = with_chains(runs.new_data(), chains)
+        new_constants = constants(model, new_args, new_kwargs, runs.trace)
+        groups["predictions_constant_data"] = new_constants
+        dims = {**dims_of_constants(new_constants, runs.trace), **_dims(runs.trace), **dims}
+    return diagnostics.to_container(
+        {**groups, **(extra or {})},
+        dims={**dims, **(wanted.dims or {})},
+        coords={**coords, **(wanted.coords or {})},
+        attrs={**attrs, **_versions()},
+    )
 
-    def one(row: Values) -> Values:
-        return dict(read(joint, row))
 
-    size = len(next(iter(values.values())))
-    parts: list[Values] = []
-    with pyro.validation_enabled(False), torch.no_grad():
-        try:
-            for start in range(0, size, CHUNK):
-                chunk = {k: v[start : start + CHUNK] for k, v in values.items()}
-                parts.append(torch.vmap(one, randomness="different")(chunk))
-            return {k: torch.cat([part[k] for part in parts]) for k in parts[0]} if parts else {}
-        except (RuntimeError, NotImplementedError, ValueError, TypeError):
-            # Some distributions and some models can't be vectorised: one draw after the other.
-            rows = [one({k: v[i] for k, v in values.items()}) for i in range(size)]
-            return {k: torch.stack([row[k] for row in rows]) for k in rows[0]}
+def with_chains(values: Values, chains: int) -> Group:
+    """Draws ``(chains * S, *shape)`` as arrays ``(chains, S, *shape)``."""
+    arrays = {name: to_numpy(value) for name, value in values.items()}
+    return {name: a.reshape(chains, len(a) // chains, *a.shape[1:]) for name, a in arrays.items()}
 
 
-def _trace(joint: Any, row: Values, model: Any = None) -> Any:
-    with poutine.block(), Substitute(row):
-        return poutine.trace(model or joint.model).get_trace(*joint.args, **joint.kwargs)
+def to_numpy(value: Tensor) -> NDArray[Any]:
+    """A tensor of any device and type as an array; numpy has no bfloat16."""
+    value = value.detach().cpu()
+    return value.float().numpy() if value.dtype == torch.bfloat16 else value.numpy()
 
 
-def _log_likelihood(joint: Any, row: Values) -> Values:
-    trace = _trace(joint, row)
-    result = {}
-    for name, site in structure.observed_sites(trace).items():
-        # A mask of the distribution's own is in its log_prob already.
-        result[name] = scale_and_mask(site["fn"].log_prob(site["value"]), mask=site["mask"])
-    return result
+def _prior(runs: PerDraw, n: int, attrs: dict[str, Any]) -> dict[str, Group]:
+    """Groups prior and prior_predictive; or none, and an attribute that says why."""
+    try:
+        drawn = per_draw.prior_draws(runs.model, n, runs.args, runs.kwargs, at_once=runs.at_once)
+    except NotImplementedError:
+        attrs["prior_left_out"] = "The model has a flat prior, which can't be drawn from."
+        return {}
+    except Exception as error:  # noqa: BLE001 (any code, at values that it may not be made for)
+        attrs["prior_left_out"] = f"The model can't be run at draws of its prior: {error}"
+        return {}
+    observed = structure.observed_sites(runs.trace)
+    return {
+        "prior": with_chains({k: v for k, v in drawn.items() if k not in observed}, 1),
+        "prior_predictive": with_chains({k: v for k, v in drawn.items() if k in observed}, 1),
+    }
 
 
-def _why_no_log_likelihood(posterior: Posterior, trace: Any) -> str:
-    """A sentence if one run of the model doesn't give the likelihood of each point, else ""."""
+def _any_enumerated(trace: Any) -> bool:
+    """Whether a prior of the other sites depends on a value that a run draws at random."""
     sites = (site for site in trace.nodes.values() if site["type"] == "sample")
-    if any(structure.is_enumerated(site) for site in sites):
-        return (
-            "The model has enumerated discrete sites, which are summed out of the posterior: "
-            "a run of the model draws them from their prior and doesn't sum over them."
-        )
-    if posterior.log_joint.stochastic or structure.subsampled_plates(trace):
-        return (
-            "The log joint is random (a subsampled plate, or random numbers of the model's own), "
-            "so each draw would be scored on other data or noise."
-        )
-    return ""
+    return any(structure.is_enumerated(site) for site in sites)
 
 
 def _data(site: Any) -> Tensor:
@@ -144,24 +209,6 @@ def _data(site: Any) -> Tensor:
     if not value.is_floating_point():
         value = value.to(torch.get_default_dtype())
     return torch.where(mask, value, torch.full_like(value, torch.nan))
-
-
-def _deterministic(joint: Any, row: Values) -> Values:
-    return {
-        name: site["value"] * 1
-        for name, site in _trace(joint, row).nodes.items()
-        if site["type"] == "sample" and site["infer"].get("_deterministic")
-    }
-
-
-def _predictive(joint: Any, row: Values) -> Values:
-    observed = structure.observed_sites(_trace(joint, row))
-    trace = _trace(joint, row, poutine.uncondition(joint.model))
-    return {name: trace.nodes[name]["value"] * 1 for name in observed if name in trace.nodes}
-
-
-def _with_chain(values: Values) -> dict[str, NDArray[Any]]:
-    return {name: value.detach().cpu().numpy()[None] for name, value in values.items()}
 
 
 def _dims(trace: Any) -> dict[str, list[str]]:
@@ -198,13 +245,18 @@ def _coords(trace: Any) -> dict[str, list[int]]:
     }
 
 
-def _attributes(posterior: Posterior) -> dict[str, Any]:
-    weights = posterior.weights
+def _versions() -> dict[str, Any]:
     return {
         "inference_library": "pyro_flows",
         "inference_library_version": __version__,
         "pyro_version": pyro.__version__,
         "torch_version": str(torch.__version__),
+    }
+
+
+def _attributes(posterior: Posterior) -> dict[str, Any]:
+    weights = posterior.weights
+    return {
         "verdict": posterior.verdict.status,
         "reasons": json.dumps(posterior.verdict.reasons),
         "elbo": weights.elbo,

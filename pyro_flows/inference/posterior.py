@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import html
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -150,21 +150,27 @@ class Posterior:
         leaves = self.log_joint.parameters
         store = pyro.get_param_store()
         before = {name: leaf.detach().clone() for name, leaf in leaves.items()}
-        missing = [name for name in leaves if name in self._constraints and name not in store]
+        # The store may have been cleared since, or the parameter set anew.
+        ours = [name for name in leaves if name in self._constraints]
+        others = {
+            name: (store._params[name], store._constraints[name]) for name in ours if name in store
+        }
         with torch.no_grad():
             for name, leaf in leaves.items():
                 leaf.copy_(self.model_state[name])
-        for name in missing:
-            store._params[name], store._param_to_name[leaves[name]] = leaves[name], name
-            store._constraints[name] = self._constraints[name]
+        for name in ours:
+            _put(name, leaves[name], self._constraints[name])
         try:
             yield
         finally:
-            for name in missing:
-                del store[name]
             with torch.no_grad():
                 for name, leaf in leaves.items():
                     leaf.copy_(before[name])
+            for name in ours:
+                if name in others:
+                    _put(name, *others[name])
+                else:
+                    del store[name]
 
     @property
     def parameters(self) -> dict[str, Tensor]:
@@ -273,6 +279,16 @@ class Posterior:
         with torch.no_grad():
             return {name: value.detach() for name, value in torch.vmap(one)(latent).items()}
 
+    def _unconstrained(self, z: Array) -> dict[str, Tensor]:
+        parameter = next(self.guide.parameters())
+        latent = torch.as_tensor(z, device="cpu").to(parameter)
+
+        def one(row: Tensor) -> dict[str, Tensor]:
+            return {site["name"]: value for site, value in self.guide._unpack_latent(row)}
+
+        with torch.no_grad():
+            return {name: value.detach() for name, value in torch.vmap(one)(latent).items()}
+
     # Looking at it.
 
     def summary(self, interval: float = 0.9, decimals: int | None = 3) -> Any:
@@ -304,31 +320,90 @@ class Posterior:
         table[numbers] = table[numbers].map(lambda x: _rounded(x, decimals))
         return table
 
-    def to_arviz(self, draws: int = 4000, *, predictive: bool = True) -> Any:
+    def predict(self, *args: Any, draws: int = 4000, **kwargs: Any) -> dict[str, Tensor]:
+        """New data: what the model would say next, at each draw of its latents.
+
+        Args:
+            *args: the model's arguments, say with other predictors; those of the fit if neither
+                args nor kwargs are given. An observed site is drawn anew, whether data are passed
+                for it or not.
+            draws: number of draws.
+            **kwargs: the model's arguments by name.
+
+        Returns:
+            For every site that isn't a latent of the fit, observed or deterministic, a tensor
+            ``(draws, *site_shape)``. A discrete site that was summed out is drawn from its prior
+            if it shares a plate with data, else from its posterior. The same for every call.
+
+        Raises:
+            ChangedModelError: a latent has another shape with these arguments.
+
+        Cost: one run of the model for each draw, vectorised over draws where it can be.
+
+        Example:
+            >>> def model(x, y=None):
+            ...     slope = pyro.sample("slope", dist.Normal(0.0, 1.0))
+            ...     with pyro.plate("data", len(x)):
+            ...         pyro.sample("y", dist.Normal(slope * x, 1.0), obs=y)
+            >>> x = torch.arange(5.0)
+            >>> posterior = FlowVI(model, progress=False).run(x, 2 * x)
+            >>> posterior.predict(torch.tensor([10.0, 20.0]), draws=100)["y"].shape
+            torch.Size([100, 2])
+        """
+        from pyro_flows.inference.per_draw import PerDraw
+
+        model = self.log_joint.model
+        with seeded(self.seed), self.under_model_state():
+            values = self.draws(draws)
+            values |= PerDraw(model, self.args, self.kwargs, values).shared_discrete()
+            if not args and not kwargs:
+                args, kwargs = self.args, self.kwargs
+            return PerDraw(model, args, kwargs, values).new_data()
+
+    def to_arviz(
+        self,
+        draws: int = 4000,
+        *,
+        predictive: bool = True,
+        prior: int = 500,
+        predictions: tuple[Any, ...] | Mapping[str, Any] | None = None,
+        coords: Mapping[str, Sequence[Any]] | None = None,
+        dims: Mapping[str, Sequence[str | None]] | None = None,
+    ) -> Any:
         """The posterior for ArviZ: InferenceData on ArviZ 0.x, DataTree on 1.x.
 
-        Groups: posterior (chain 1, plate names as dims), sample_stats (``log_p``, ``log_q``,
-        ``log_weight``), log_likelihood per observed site, posterior_predictive, observed_data,
-        guide_draws (the raw draws with their weights), training (the curves).
+        Groups: posterior (chain 1, deterministic sites included), unconstrained_posterior,
+        sample_stats (``log_p``, ``log_q``, ``log_weight``, ``lp``), log_likelihood per observed
+        site, log_prior per latent site, posterior_predictive, prior, prior_predictive,
+        predictions, observed_data, constant_data (the model's other arguments, by name),
+        predictions_constant_data, guide_draws (raw draws with their weights, where those handed
+        over are resampled), training (the curves).
 
-        Masked-out elements have log likelihood 0 and are NaN in the observed data. Where a point's
-        likelihood is not that of one run of the model (enumerated discrete sites, subsampled
-        plates), the log likelihood is left out, and the attribute ``log_likelihood_left_out`` says
-        why.
+        Dimensions are named by plates; of event axes by ``infer={"event_dims": [...]}`` at the
+        site, as in NumPyro. Masked-out elements have log likelihood 0 and are NaN in the observed
+        data. Where a point's likelihood is not that of one run of the model (enumerated discrete
+        sites, subsampled plates), the log likelihood is left out, and the attribute
+        ``log_likelihood_left_out`` says why; ``prior_left_out`` does for flat priors.
 
         Args:
             draws: number of draws.
             predictive: also draw new data for every observed site.
+            prior: number of draws from the prior; 0 for none.
+            predictions: arguments of the model to predict for: a tuple, or a dict by name.
+            coords: labels by dimension, such as ``{"school": ["A", "B"]}``; else 0, 1, ...
+            dims: names of a site's axes, in place of those found.
 
         Returns:
             ``arviz.InferenceData`` or ``xarray.DataTree``, whichever the installed ArviZ uses.
 
-        Cost: one run of the model per draw for the log likelihoods, one more for new data.
+        Cost: one run of the model per draw for the log densities, one more for each set of new
+        data.
         """
-        from pyro_flows.inference.export import to_arviz
+        from pyro_flows.inference.export import Wanted, to_arviz
 
+        wanted = Wanted(predictive, prior, predictions, coords, dims)
         with seeded(self.seed), self.under_model_state():
-            return to_arviz(self, draws, predictive=predictive)
+            return to_arviz(self, draws, wanted)
 
     def plot(self) -> Any:
         """One picture: training curve, importance weights, intervals of 2,000 draws.
@@ -347,6 +422,49 @@ class Posterior:
             threshold=self.weights.threshold,
             khat_applicable=self.weights.khat_applicable,
         )
+
+    def write_report(
+        self,
+        path: str | Path = "report.html",
+        *,
+        reference: Any = None,
+        title: str | None = None,
+    ) -> Path:
+        """Write one page of HTML about the fit: verdict first, with all pictures in it.
+
+        Verdict and advice, figures of merit in words, summary, training, weights, intervals,
+        pairs, model, cost, and how to reproduce it. The page needs no network and no scripts; it
+        can be mailed and printed.
+
+        Args:
+            path: the file; folders above it are made. An older file is replaced once the page is
+                complete.
+            reference: draws to compare with: by site ``(S, *shape)``, a ``pyro.infer.MCMC`` that
+                was run, another posterior, or an ArviZ object; by default a Gaussian guide of the
+                same mean and covariance.
+            title: of the page; by default the model's name.
+
+        Returns:
+            The file.
+
+        Raises:
+            OptionError: ``path`` is a folder, or the reference is no draws.
+
+        Cost: a few seconds, and no evaluation of the log joint.
+
+        Example:
+            >>> import tempfile
+            >>> def model():
+            ...     pyro.sample("x", dist.Normal(0.0, 1.0))
+            >>> posterior = FlowVI(model, progress=False).run()
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     page = posterior.write_report(f"{folder}/report.html").read_text()
+            >>> "Verdict: reliable" in page
+            True
+        """
+        from pyro_flows.inference.report import write_report
+
+        return write_report(self, path, reference=reference, title=title)
 
     def save(self, path: str | Path) -> Path:
         """Write guide, draws, history and configuration to a folder; see :meth:`load`.
@@ -422,6 +540,17 @@ class Posterior:
             f"<div><b style='color:{colour[self.verdict.status]}'>{html.escape(first)}</b>"
             f"<pre>{html.escape(chr(10).join(rest))}</pre>{self.summary().to_html()}</div>"
         )
+
+
+def _put(name: str, leaf: Tensor, constraint: Any) -> None:
+    """Make a leaf the store's parameter of that name."""
+    store = pyro.get_param_store()
+    if store._params.get(name) is leaf:
+        return  # and keeps its place in the order
+    if name in store:
+        del store[name]
+    store._params[name], store._param_to_name[leaf] = leaf, name
+    store._constraints[name] = constraint
 
 
 def _rounded(x: float, decimals: int) -> float:

@@ -1,0 +1,106 @@
+# Copyright Contributors to the pyro_flows project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""The numbers that a model is called with and doesn't explain: predictors, known scales, sizes."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pyro_flows.guides import structure
+
+
+def constants(
+    model: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], trace: Any
+) -> dict[str, NDArray[Any]]:
+    """Numeric arguments of a model by name, those left out that are observed.
+
+    Args:
+        model: a Pyro model.
+        args: its arguments.
+        kwargs: the same, by name.
+        trace: of one run.
+
+    Returns:
+        Name to array, of ArviZ's group ``constant_data``; a name that a site or a plate has, too,
+        gets the suffix ``_data``.
+    """
+    data = [site["value"] for site in structure.observed_sites(trace).values()]
+    taken = set(trace.nodes)
+    result = {}
+    for name, value in _by_name(model, args, kwargs).items():
+        array = _numbers(value)
+        if array is not None and not any(_same(value, other) for other in data):
+            result[f"{name}_data" if name in taken else name] = array
+    return result
+
+
+def dims_of_constants(arrays: dict[str, NDArray[Any]], trace: Any) -> dict[str, list[str | None]]:
+    """The plate that the first axis of each array runs along, if just one has its size."""
+    sizes: dict[int, set[str]] = {}
+    for site in trace.nodes.values():
+        for frame in site["cond_indep_stack"] if site["type"] == "sample" else ():
+            if frame.vectorized:
+                sizes.setdefault(int(frame.size), set()).add(frame.name)
+    found: dict[str, list[str | None]] = {}
+    for name, array in arrays.items():
+        plates = sizes.get(len(array), set()) if array.ndim else set()
+        if len(plates) == 1:
+            found[name] = [*plates, *[None] * (array.ndim - 1)]
+    return found
+
+
+def _by_name(
+    model: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> dict[str, Any]:
+    call = model.forward if isinstance(model, torch.nn.Module) else model
+    try:
+        bound = inspect.signature(call).bind(*args, **kwargs)
+    except (TypeError, ValueError):  # a callable that doesn't say what it takes
+        return {**{f"argument_{i}": value for i, value in enumerate(args)}, **kwargs}
+    found: dict[str, Any] = {}
+    for name, value in bound.arguments.items():
+        kind = bound.signature.parameters[name].kind
+        if kind is inspect.Parameter.VAR_KEYWORD:
+            found |= value
+        elif kind is inspect.Parameter.VAR_POSITIONAL:
+            found |= {f"{name}_{i}": v for i, v in enumerate(value)}
+        elif isinstance(value, dict):
+            found |= {f"{name}.{key}": v for key, v in value.items()}
+        else:
+            found[name] = value
+    return found
+
+
+def _numbers(value: Any) -> NDArray[Any] | None:
+    """A value as an array of numbers; None if it is something else."""
+    if isinstance(value, Tensor):
+        value = value.detach().cpu()
+        value = value.float() if value.dtype == torch.bfloat16 else value
+        return np.asarray(value.numpy())
+    if isinstance(value, (bool, int, float, np.ndarray, np.number)) or _is_list(value):
+        array = np.asarray(value)
+        return array if array.dtype.kind in "biuf" else None
+    return None
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and all(isinstance(v, (int, float)) for v in value)
+
+
+def _same(value: Any, other: Any) -> bool:
+    """Whether an argument is what was observed."""
+    if value is other:
+        return True
+    array = _numbers(value)
+    data = _numbers(other)
+    if array is None or data is None or array.shape != data.shape or not array.size:
+        return False
+    return bool(np.array_equal(array, data, equal_nan=array.dtype.kind == "f"))
