@@ -119,6 +119,10 @@ def export(
     derived, log_prior, *likelihood = runs.map(*readers)
     if why and observed:
         attrs["log_likelihood_left_out"] = why
+    unsettled = runs.unsettled() if why else set()
+    if unsettled:
+        attrs["deterministic_left_out"] = ", ".join(sorted(unsettled))
+        derived = {name: value for name, value in derived.items() if name not in unsettled}
     groups: dict[str, Group] = {
         "posterior": with_chains({**runs.latent, **derived}, chains),
         "sample_stats": dict(stats or {}),

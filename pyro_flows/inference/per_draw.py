@@ -31,6 +31,8 @@ Values = dict[str, Tensor]
 # Draws at once: as many as keep the largest site at so many elements.
 ELEMENTS = 2**21
 MOST_AT_ONCE = 1000
+# Runs that tell whether a value is settled by the latents.
+RUNS = 20
 # What torch says under vmap of its samplers, whose results are right.
 TORCH_ON_ITSELF = "There is a performance drop", "An output with one or more elements was resized"
 
@@ -180,6 +182,21 @@ class PerDraw:
 
         found = map_draws(one, self._rows(self.latent), at_once=self.at_once)
         return [found.get(str(i), {}) for i in range(len(read))]
+
+    def unsettled(self) -> set[str]:
+        """Deterministic sites that differ from run to run at one draw.
+
+        They follow from a discrete site that was summed out, or from random numbers of the model's
+        own, so that draws of the latents don't say what they are.
+        """
+        first = {name: value[0] for name, value in self.latent.items()}
+        with torch.no_grad():
+            runs = [deterministic(self.run(first)) for _ in range(RUNS)]
+        return {
+            name
+            for name, value in runs[0].items()
+            if any(not torch.equal(value, other[name]) for other in runs[1:])
+        }
 
     def new_data(self) -> Values:
         """Every site that isn't given, observed ones included, drawn anew; and what follows."""

@@ -383,7 +383,8 @@ class Posterior:
         site, as in NumPyro. Masked-out elements have log likelihood 0 and are NaN in the observed
         data. Where a point's likelihood is not that of one run of the model (enumerated discrete
         sites, subsampled plates), the log likelihood is left out, and the attribute
-        ``log_likelihood_left_out`` says why; ``prior_left_out`` does for flat priors.
+        ``log_likelihood_left_out`` says why; ``prior_left_out`` does for flat priors, and
+        ``deterministic_left_out`` names sites that follow from a discrete one that was summed out.
 
         Args:
             draws: number of draws.

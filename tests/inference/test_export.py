@@ -166,6 +166,22 @@ def test_what_is_left_out_says_why():
     assert group(found, "posterior_predictive")["y"].shape == (1, 20, 9)
 
 
+def test_what_follows_from_a_site_summed_out_is_left_out():
+    @pyro.infer.config_enumerate
+    def model(y):
+        loc = pyro.sample("loc", dist.Normal(torch.tensor([-2.0, 2.0]), 1.0).to_event(1))
+        pyro.deterministic("distance", loc[..., 1] - loc[..., 0])
+        with pyro.plate("data", len(y)):
+            k = pyro.sample("k", dist.Categorical(torch.ones(2)))
+            pyro.deterministic("mean", loc[..., k])
+            pyro.sample("y", dist.Normal(loc[..., k], 1.0), obs=y)
+
+    posterior = FlowVI(model, num_steps=2, progress=False).run(torch.tensor([-2.0, 2.0, 1.9]))
+    found = posterior.to_arviz(40, predictive=False)
+    assert attributes(found)["deterministic_left_out"] == "mean"
+    assert set(group(found, "posterior").data_vars) == {"loc", "distance"}
+
+
 def test_a_prior_at_which_the_model_fails(posterior, monkeypatch):
     def fails(*args, **kwargs):
         raise OverflowError("too large")
