@@ -7,8 +7,9 @@ Colours are those of Okabe and Ito, which readers with any colour vision can tel
 
 from __future__ import annotations
 
+import io
 import math
-from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,18 +25,25 @@ SMALL = 8
 # What 5 % to 95 % of a curve's last part span, times this, is how far below it the axis goes.
 RISE_SHOWN = 12.0
 
-Element = tuple[str, NDArray[Any]]
-
 
 def new_figure(width: float, height: float) -> Figure:
-    """A figure that belongs to nobody: pyplot neither knows nor keeps it."""
+    """A figure that belongs to nobody: pyplot neither knows nor keeps it; notebooks show it."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
         raise ImportError(
             "Plots need matplotlib, which is not installed: pip install matplotlib."
         ) from None
-    return Figure(figsize=(width, height), layout="constrained")
+    figure = Figure(figsize=(width, height), layout="constrained")
+    # Notebooks ask pyplot's backend for a picture, which isn't loaded before pyplot draws one.
+    figure._repr_png_ = partial(_as_png, figure)  # type: ignore[attr-defined]
+    return figure
+
+
+def _as_png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
 
 
 def figure_of(ax: Axes) -> Figure:
@@ -63,9 +71,36 @@ def note(ax: Axes, text: str, x: float, y: float) -> None:
     ax.text(x, y, text, transform=ax.transAxes, ha=ha, va=va, fontsize=SMALL, color=GREY, bbox=box)
 
 
+def above(ax: Axes, text: str) -> None:
+    """Small grey text between the axes and their title."""
+    place: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points"}
+    ax.annotate(text, (0.0, 1.0), (0.0, 5.0), va="bottom", fontsize=SMALL, color=GREY, **place)
+
+
+def legend_below(ax: Axes) -> None:
+    """The legend in one line, clear of the numbers and the label of the axis."""
+    from matplotlib.transforms import ScaledTranslation
+
+    down = ScaledTranslation(0, -34 / 72, figure_of(ax).dpi_scale_trans)
+    look: dict[str, Any] = {"frameon": False, "handlelength": 1.5, "columnspacing": 1.2}
+    ax.legend(
+        loc="upper center",
+        bbox_to_anchor=(0.5, 0.0),
+        bbox_transform=ax.transAxes + down,
+        borderaxespad=0.0,
+        ncols=4,
+        fontsize=SMALL,
+        **look,
+    )
+
+
 def shorten(label: str, most: int = 28) -> str:
-    """A label cut in front, since names differ at their ends: ``…sigma[3]``."""
-    return label if len(label) <= most else "…" + label[1 - most :]
+    """A label cut in front, since names differ at their ends: ``…sigma[3]``.
+
+    Matplotlib would read what stands between two dollars as a formula: not here.
+    """
+    label = " ".join(label.split())
+    return (label if len(label) <= most else "…" + label[1 - most :]).replace("$", r"\$")
 
 
 def figures(x: float) -> str:
@@ -75,37 +110,32 @@ def figures(x: float) -> str:
     )
 
 
+def weight_limits(log10: NDArray[Any], weights: NDArray[Any]) -> tuple[float, float]:
+    """Between which log10 of relative weight all but a thousandth of draws and of weight lie."""
+    order = np.argsort(log10)
+    ends = []
+    for share in (np.full(log10.size, 1.0 / log10.size), weights[order]):
+        place = np.searchsorted(np.cumsum(share), [0.001, 0.999])
+        ends.append(log10[order][np.minimum(place, log10.size - 1)])
+    # What is below a millionth matters to nobody; what differs by a tenth is equal to the eye.
+    low, high = min(e[0] for e in ends), max(e[1] for e in ends)
+    return min(max(float(low), -6.0), -0.05), max(float(high), 0.05)
+
+
 def weight_ticks(low: float, high: float) -> tuple[list[float], list[str]]:
     """Round numbers between two powers of ten, as positions in log10 and labels."""
-    decades = range(math.floor(low), math.ceil(high) + 1, max(1, round((high - low) / 6)))
-    ticks = [(m, e) for e in decades for m in ((1, 2, 5) if high - low < 2.5 else (1,))]
-    shown = [(math.log10(m) + e, f"{m * 10.0**e:g}") for m, e in ticks]
+    if high - low < 0.7:
+        from matplotlib.ticker import MaxNLocator
+
+        numbers = MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(10**low, 10**high)
+        shown = [(math.log10(w), f"{w:g}") for w in numbers if w > 0]
+    else:
+        step = max(1, round((high - low) / 6))
+        decades = range(math.floor(low), math.ceil(high) + 1, step)
+        ticks = [(m, e) for e in decades for m in ((1, 2, 5) if high - low < 2.5 else (1,))]
+        shown = [(math.log10(m) + e, f"{m * 10.0**e:g}") for m, e in ticks]
     shown = [(x, label) for x, label in shown if low <= x <= high]
     return [x for x, _ in shown], [label for _, label in shown]
-
-
-def elements_of(draws: Mapping[str, NDArray[Any]], most: int) -> tuple[list[Element], int]:
-    """The first elements of all sites as (``theta[3]``, draws), and how many there are in all."""
-    if most < 1:
-        raise ValueError(f"Expected room for at least one element, got {most}: ask for 1 or more.")
-    elements: list[Element] = []
-    total = 0
-    for name, values in draws.items():
-        array = np.asarray(values)
-        if array.ndim == 0 or array.shape[0] == 0:
-            raise ValueError(
-                f"Expected draws of {name!r} with shape (S, *shape) and S > 0, got {array.shape}: "
-                "put the draws along the first axis."
-            )
-        total += math.prod(array.shape[1:])
-        for index in np.ndindex(*array.shape[1:]):
-            if len(elements) == most:
-                break
-            label = f"{name}[{', '.join(map(str, index))}]" if index else name
-            elements.append((label, array[(slice(None), *index)]))
-    if not elements:
-        raise ValueError("Expected draws of at least one site with elements, got none.")
-    return elements, total
 
 
 def block_medians(x: NDArray[Any], y: NDArray[Any], blocks: int = 80) -> tuple[Any, Any]:
@@ -154,9 +184,41 @@ def draw_stages(ax: Axes, step: NDArray[Any], stage: NDArray[Any] | None) -> Non
         if share > 0.016 * (len(name) + 1):
             x = (step[start] + step[end]) / 2
             place = ax.get_xaxis_transform()
-            ax.text(
-                x, 0.985, name, transform=place, ha="center", va="top", fontsize=SMALL, color=GREY
-            )
+            box = {"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 1.0}
+            look: dict[str, Any] = {"fontsize": SMALL, "color": GREY, "bbox": box}
+            ax.text(x, 0.985, name, transform=place, ha="center", va="top", **look)
+
+
+def cycles_of(step: NDArray[Any], held_step: NDArray[Any]) -> NDArray[Any] | None:
+    """A name per step from held-out values, two of which are taken where a cycle ends."""
+    steps, counts = np.unique(held_step, return_counts=True)
+    ends = steps[counts > 1]
+    if ends.size < 2:
+        return None
+    return np.array([f"cycle {1 + i}" for i in np.searchsorted(ends, step)])
+
+
+def draw_stop(ax: Axes, step: float) -> None:
+    """A line where training stopped, under a stop sign."""
+    ax.axvline(step, color=GREY, lw=1.0)
+    top = ax.get_xaxis_transform()
+    look: dict[str, Any] = {"mec": "white", "clip_on": False, "transform": top, "zorder": 6}
+    ax.plot(step, 1.0, "8", color="#B3261E", ms=12, mew=1.0, **look)
+
+
+def draw_gauge(ax: Axes, khat: float, threshold: float) -> None:
+    """k-hat on a scale from 0 to 1 at the top right of the axes; the limit is its one mark."""
+    gauge = ax.inset_axes((0.62, 0.88, 0.36, 0.05))
+    end = 1.2
+    gauge.axvspan(0.0, threshold, color=GREEN, alpha=0.35, lw=0)
+    gauge.axvspan(threshold, end, color=ORANGE, alpha=0.45, lw=0)
+    gauge.plot(min(max(khat, 0.0), end), 0.5, "D", color="black", ms=6, clip_on=False, zorder=6)
+    gauge.set(xlim=(0.0, end), ylim=(0.0, 1.0), yticks=[])
+    gauge.set_xticks([0.0, threshold, 1.0], ["0", f"{threshold:.2g}", "1"])
+    gauge.tick_params(labelsize=SMALL - 1, length=2, pad=1)
+    gauge.spines[:].set_visible(False)
+    for x, text in ((threshold / 2, "can be reweighted"), ((threshold + end) / 2, "can't")):
+        gauge.text(x, 1.25, text, ha="center", va="bottom", fontsize=SMALL - 1, color=GREY)
 
 
 def draw_histogram(ax: Axes, values: NDArray[Any]) -> None:
@@ -170,11 +232,7 @@ def draw_histogram(ax: Axes, values: NDArray[Any]) -> None:
     if finite.size == 0:
         note(ax, "no finite draws", 0.5, 0.5)
         return
-    low, high = finite.min(), finite.max()
-    inner = np.quantile(finite, [0.05, 0.95])
-    width = inner[1] - inner[0]
-    # A far tail would squeeze the bulk into one bar.
-    low, high = max(low, inner[0] - width), min(high, inner[1] + width)
+    low, high = bulk(finite)
     bins: int | list[float] = 3 if low == high else np.linspace(low, high, 41).tolist()
     if values.dtype.kind in "iub" and high - low < 60:
         bins = (np.arange(math.floor(low), math.ceil(high) + 2) - 0.5).tolist()
@@ -191,39 +249,15 @@ def draw_histogram(ax: Axes, values: NDArray[Any]) -> None:
     note(ax, "\n".join(line for line in lines if line), 0.98, 0.97)
 
 
+def bulk(finite: NDArray[Any]) -> tuple[float, float]:
+    """Where nearly all values lie: a far tail would squeeze the others into one bar."""
+    inner = np.quantile(finite, [0.05, 0.95])
+    width = inner[1] - inner[0]
+    low, high = max(finite.min(), inner[0] - width), min(finite.max(), inner[1] + width)
+    return float(low), float(high)
+
+
 def interval(values: NDArray[Any], mass: float = INTERVAL) -> tuple[float, float, float]:
     """Lower end, median and upper end of the central interval."""
     low, middle, high = np.quantile(values, [(1 - mass) / 2, 0.5, (1 + mass) / 2])
     return float(low), float(middle), float(high)
-
-
-def draw_forest(ax: Axes, elements: Sequence[Element]) -> None:
-    """Intervals of elements, first at the top, with the figures at the right."""
-    rows = []
-    for label, values in elements:
-        numbers = np.asarray(values, dtype=float)
-        finite = numbers[np.isfinite(numbers)]
-        whole = interval(finite) if finite.size else (math.nan,) * 3
-        half = interval(finite, 0.5) if finite.size else (math.nan,) * 3
-        rows.append((label, whole, half))
-    for y, (_, whole, half) in enumerate(rows):
-        ax.plot([whole[0], whole[2]], [y, y], color=BLUE, lw=1.5)
-        ax.plot([half[0], half[2]], [y, y], color=BLUE, lw=4, solid_capstyle="butt")
-        ax.plot(whole[1], y, "o", color="white", mec="black", ms=4.5, zorder=5)
-        text = f"{figures(whole[1])}  [{figures(whole[0])}, {figures(whole[2])}]"
-        place = ax.get_yaxis_transform()
-        ax.text(1.02, y, text, transform=place, va="center", fontsize=SMALL, color=GREY)
-    ends = np.array([[whole[0], whole[2]] for _, whole, _ in rows])
-    widths = ends[:, 1] - ends[:, 0]
-    usual = float(np.nanmedian(widths)) if np.isfinite(widths).any() else 0.0
-    title = f"Median, 50% and {INTERVAL:.0%} intervals"
-    if usual > 0 and float(np.nanmax(np.abs(ends))) > 30 * usual:
-        # Sites on different scales would leave all but the widest as dots.
-        ax.set_xscale("symlog", linthresh=usual)
-        title += ", symmetric log scale"
-    tidy(ax, title)
-    ax.set_yticks(range(len(rows)))
-    ax.set_yticklabels([shorten(row[0], 24) for row in rows], fontsize=SMALL + 1)
-    ax.set_ylim(len(rows) - 0.4, -0.6)
-    ax.grid(axis="x", alpha=0.25)
-    ax.axvline(0.0, color=GREY, lw=0.8, ls=":")

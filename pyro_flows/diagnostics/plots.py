@@ -19,22 +19,29 @@ from numpy.typing import ArrayLike, NDArray
 from .drawing import (
     BLUE,
     GREEN,
+    GREY,
     INTERVAL,
     ORANGE,
     SMALL,
+    above,
     block_medians,
-    draw_forest,
+    cycles_of,
+    draw_gauge,
     draw_histogram,
     draw_stages,
+    draw_stop,
     elbo_limits,
-    elements_of,
     figure_of,
+    legend_below,
     new_figure,
     note,
     shorten,
     tidy,
+    weight_limits,
     weight_ticks,
 )
+from .elements import elements_of, sites_of
+from .forest import draw_forest
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,17 +51,23 @@ __all__ = ["plot_marginals", "plot_posterior_overview", "plot_training", "plot_w
 
 
 def plot_training(
-    history: Mapping[str, NDArray[Any]], *, elbo: float | None = None, ax: Axes | None = None
+    history: Mapping[str, NDArray[Any]],
+    *,
+    elbo: float | None = None,
+    stop_reason: str = "",
+    ax: Axes | None = None,
 ) -> Figure:
-    """The ELBO over the steps of training, with held-out estimates and stages.
+    """The ELBO over the steps of training, with held-out estimates, stages and the stop.
 
     The vertical range follows the later part of the run: early ELBOs can be millions below, and
     how many values lie below the axis is written on it.
 
     Args:
         history: "step" and "elbo" (T,), the training ELBO; optional "heldout_step",
-            "heldout_elbo", "heldout_se" (H,); optional "stage" (T,), a name per step.
+            "heldout_elbo", "heldout_se" (H,); optional "stage" (T,), a name per step. Without
+            it, steps whose held-out value was taken twice end a cycle, as those of FlowVI do.
         elbo: the final ELBO, drawn as a line.
+        stop_reason: why training stopped, to be written beside where it did.
         ax: axes to draw on; a new figure by default.
 
     Returns:
@@ -65,15 +78,17 @@ def plot_training(
 
     Example:
         >>> step = np.arange(200)
-        >>> fig = plot_training({"step": step, "elbo": -50 * np.exp(-step / 20)})
+        >>> history = {"step": step, "elbo": -50 * np.exp(-step / 20)}
+        >>> fig = plot_training(history, stop_reason="the last 100 steps gained nothing")
         >>> fig.axes[0].get_xlabel()
         'step'
     """
     step, train = _curve(history, "step", "elbo")
     held_step, held = _curve(history, "heldout_step", "heldout_elbo", optional=True)
-    ax = ax if ax is not None else new_figure(7.0, 3.6).add_subplot()
+    ax = ax if ax is not None else new_figure(7.0, 4.0).add_subplot()
     shown = np.where(np.isfinite(train), train, np.nan)
-    ax.plot(step, shown, color=BLUE, alpha=0.3, lw=0.8, label="training, each step")
+    if train.size:
+        ax.plot(step, shown, color=BLUE, alpha=0.3, lw=0.8, label="training, each step")
     if train.size >= 200:
         ax.plot(*block_medians(step, shown), color=BLUE, lw=1.5, label="training, median")
     if held.size:
@@ -81,8 +96,17 @@ def plot_training(
         label = "held out ± 2 s.e."
         ax.errorbar(held_step, held, 2 * bars, color=ORANGE, fmt="o", ms=3.5, lw=1, label=label)
     if elbo is not None and math.isfinite(elbo):
-        ax.axhline(elbo, color=GREEN, ls="--", lw=1.2, label=f"final ELBO {elbo:,.2f}")
-    tidy(ax, "Training")
+        ax.axhline(
+            elbo,
+            color=GREEN,
+            ls="--",
+            lw=1.2,
+            label=f"final ELBO {elbo:,.{2 if abs(elbo) >= 1 else 4}f}",
+        )
+    told = _told(step, held, stop_reason)
+    tidy(ax)
+    ax.set_title("Training", loc="left", fontsize=10, pad=6 + 11 * len(told))
+    above(ax, "\n".join(told))
     ax.set(xlabel="step", ylabel="ELBO")
     ax.ticklabel_format(axis="y", useOffset=False, style="plain")
     lost = int((~np.isfinite(train)).sum())
@@ -95,10 +119,12 @@ def plot_training(
         below = int((shown < limits[0]).sum())
         notes += [f"{below:,} below the axis"] if below else []
     if step.size > 1:
-        ax.set_xlim(step[0], step[-1])
-    draw_stages(ax, step, history.get("stage"))
+        ax.set_xlim(step[0], step[-1] + 0.02 * (step[-1] - step[0]))
+        draw_stop(ax, float(step[-1]))
+    draw_stages(ax, step, history.get("stage", cycles_of(step, held_step)))
     note(ax, ", ".join(notes), 0.02, 0.03)
-    ax.legend(loc="lower right", fontsize=SMALL, edgecolor="none", framealpha=0.8)
+    if ax.get_legend_handles_labels()[0]:
+        legend_below(ax)
     return figure_of(ax)
 
 
@@ -110,7 +136,11 @@ def plot_weights(
     khat_applicable: bool = True,
     ax: Axes | None = None,
 ) -> Figure:
-    """The distribution of importance weights, relative to equal weights.
+    """Where the draws are, where the weight is, and whether k-hat says that it can be trusted.
+
+    Of a good guide the two histograms lie on one another, around the weight that all draws
+    would have if the guide were exact. Where reweighting fails, the weight stands far to the
+    right, on draws that can hardly be seen.
 
     Args:
         log_weights: log weights of the draws (S,), any normalisation; -inf is weight zero.
@@ -140,22 +170,26 @@ def plot_weights(
     limit = "" if threshold is None else f" (limit {threshold:.2f})"
     verdict = f"k-hat {khat:.2f}{limit}" if khat_applicable else "constant, k-hat not applicable"
     tidy(ax, f"Importance weights: {verdict}")
-    ax.set(xlabel="weight, relative to equal weights (dashed)", ylabel="draws")
     finite = lw[np.isfinite(lw)]
     if finite.size == 0:
+        ax.set(xticks=[], yticks=[])
         note(ax, "no draw has a positive weight", 0.5, 0.5)
         return figure_of(ax)
     w = np.exp(finite - finite.max())
     w /= w.sum()
     log10 = (finite - finite.max()) / math.log(10) + math.log10(w.max() * lw.size)
-    high = max(float(log10.max()), 0.5)
-    # Weights below a millionth matter to nobody, and may reach down to 10^-1000.
-    low = min(max(float(log10.min()), -6.0), -0.5)
-    bins = np.linspace(low, high, 41).tolist()
-    ax.hist(np.clip(log10, low, high), bins=bins, color=BLUE, alpha=0.8)
-    ax.axvline(0.0, color=ORANGE, ls="--", lw=1.2)
-    ax.set_yscale("log")
-    ax.set_ylim(0.7, 30.0 * ax.get_ylim()[1])  # room above the bars for the text
+    low, high = weight_limits(log10, w)
+    edges = np.linspace(low, high, 61)
+    places = np.clip(log10, low, high)
+    draws = np.histogram(places, edges, weights=np.full(places.size, 1.0 / lw.size))[0]
+    weight = np.histogram(places, edges, weights=w)[0]
+    ax.stairs(100 * draws, edges, fill=True, color=BLUE, alpha=0.45, label="of the draws")
+    ax.stairs(100 * weight, edges, color=ORANGE, lw=1.6, label="of the weight")
+    peak = 100 * max(draws.max(), weight.max())
+    ax.plot([0.0, 0.0], [0.0, 1.1 * peak], color=GREY, ls="--", lw=1.0)
+    ax.set(xlabel="weight of a draw, relative to equal weights (dashed)", ylabel="share, %")
+    ax.set_yticks([tick for tick in ax.get_yticks() if tick <= min(1.1 * peak, 100.0)])
+    ax.set(xlim=(low, high), ylim=(0.0, 1.7 * peak))  # room above for text and gauge
     ax.set_xticks(*weight_ticks(low, high))
     heaviest = np.sort(w)[::-1][: max(1, lw.size // 100)]
     text = (
@@ -164,8 +198,20 @@ def plot_weights(
         f"heaviest 1% of draws: {heaviest.sum():.1%}"
     )
     if finite.size < lw.size:
-        text += f"\n{lw.size - finite.size:,} with weight zero, not shown"
-    note(ax, text, 0.98, 0.97)
+        zero = lw.size - finite.size
+        text += f"\n{zero:,} ({zero / lw.size:.1%}) with weight zero, not shown"
+    note(ax, text, 0.02, 0.97)
+    if khat_applicable:
+        draw_gauge(ax, khat, 0.7 if threshold is None else threshold)
+    ax.legend(
+        loc="upper right",
+        bbox_to_anchor=(1.0, 0.8),
+        fontsize=SMALL,
+        frameon=False,
+        ncols=2,
+        handlelength=1.2,
+        columnspacing=1.0,
+    )
     return figure_of(ax)
 
 
@@ -211,6 +257,7 @@ def plot_posterior_overview(
     elbo: float | None = None,
     threshold: float | None = None,
     khat_applicable: bool = True,
+    stop_reason: str = "",
     max_elements: int = 20,
 ) -> Figure:
     """One page about a fit: how it trained, its weights, and what it says, under a verdict.
@@ -224,10 +271,12 @@ def plot_posterior_overview(
         elbo: the final ELBO.
         threshold: as for ``plot_weights``.
         khat_applicable: as for ``plot_weights``.
+        stop_reason: as for ``plot_training``.
         max_elements: at most so many rows of intervals.
 
     Returns:
-        The figure, with axes for training, weights and intervals in this order.
+        The figure, with axes for training, weights and intervals in this order; intervals on
+        different scales have axes of their own.
 
     Raises:
         ValueError: as the plots it is made of.
@@ -242,20 +291,32 @@ def plot_posterior_overview(
         >>> len(fig.axes)
         3
     """
-    elements, total = elements_of(draws, max_elements)
-    fig = new_figure(11.0, max(6.0, 0.26 * len(elements) + 1.6))
+    sites, total = sites_of(draws, max_elements)
+    count = sum(map(len, sites.values()))
+    fig = new_figure(11.0, max(7.0, 0.26 * count + 1.6))
     grid = fig.add_gridspec(2, 2, width_ratios=[1.15, 1.0])
-    plot_training(history, elbo=elbo, ax=fig.add_subplot(grid[0, 0]))
-    weights = fig.add_subplot(grid[1, 0])
+    training, weights = fig.add_subplot(grid[0, 0]), fig.add_subplot(grid[1, 0])
+    plot_training(history, elbo=elbo, stop_reason=stop_reason, ax=training)
     plot_weights(
         log_weights, khat, threshold=threshold, khat_applicable=khat_applicable, ax=weights
     )
-    forest = fig.add_subplot(grid[:, 1])
-    draw_forest(forest, elements)
-    if len(elements) < total:
-        forest.set_xlabel(f"first {len(elements)} of {total} elements")
+    forest = draw_forest(fig, grid[:, 1], sites)
+    forest[0].set_title(f"Median, 50% and {INTERVAL:.0%} intervals", loc="left", fontsize=10)
+    if count < total:
+        forest[-1].set_xlabel(f"first {count} of {total:,} elements", fontsize=SMALL + 1)
     fig.suptitle(textwrap.fill(title, 110), x=0.01, ha="left", fontsize=12, fontweight="bold")
     return fig
+
+
+def _told(step: NDArray[Any], held: NDArray[Any], stop_reason: str) -> list[str]:
+    """How far training came and why it stopped, in lines of a panel's width."""
+    lines = []
+    if held.size > 1 and np.isfinite(held[0]):
+        lines.append(f"held out: {held[0]:,.3f} at the start, {held.max():,.3f} at best")
+    if stop_reason:
+        stopped = f"stopped after {step.size:,} steps: " if step.size else ""
+        lines += textwrap.wrap(stopped + stop_reason, 84)
+    return lines
 
 
 def _curve(

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Plots say what they should of good, bad and broken fits, and draw without a warning."""
 
+import copy
 import io
 import subprocess
 import sys
@@ -47,6 +48,11 @@ def drawn(fig):
     return " | ".join(text.get_text() for ax in fig.axes for text in ax.texts)
 
 
+def shares(fig):
+    """Sums of the two histograms of weights: of the draws, and of the weight."""
+    return [float(patch.get_data().values.sum()) for patch in fig.axes[0].patches]
+
+
 def test_training_limits_ignore_the_first_plunge(history):
     fig = plot_training(history, elbo=-31.0)
     texts = drawn(fig)
@@ -64,6 +70,30 @@ def test_training_limits_ignore_the_first_plunge(history):
         "final ELBO -31.00",
         "held out ± 2 s.e.",
     ]
+
+
+def test_training_tells_where_and_why_it_stopped(history):
+    texts = drawn(plot_training(history, stop_reason="the last 400 steps gained 0.001 nats"))
+    assert "stopped after 1,000 steps: the last 400 steps gained" in texts
+    assert "-31.000 at best" in texts
+    nothing = {"step": np.empty(0), "elbo": np.empty(0)}
+    assert "not trained" in drawn(plot_training(nothing, stop_reason="not trained: improper"))
+    long = "because " * 40
+    fig = plot_training(history, stop_reason=long)
+    lines = next(t.get_text() for t in fig.axes[0].texts if "stopped" in t.get_text())
+    assert max(map(len, lines.split("\n"))) < 90
+    assert lines.count("because") == 40
+
+
+def test_training_finds_cycles_by_values_taken_twice(history):
+    del history["stage"]
+    assert "cycle" not in drawn(plot_training(history))
+    history["heldout_step"] = np.array([0, 300, 300, 700, 700, 1000, 1000])
+    history["heldout_elbo"] = np.full(7, -31.0)
+    history["heldout_se"] = np.full(7, 0.1)
+    texts = drawn(plot_training(history))
+    assert all(f"cycle {i}" in texts for i in (1, 2, 3))
+    assert "cycle 4" not in texts
 
 
 def test_training_with_little_or_nothing_finite(history):
@@ -103,6 +133,12 @@ def test_training_names_what_is_missing(history):
         plot_training(history)
 
 
+def test_notebooks_show_figures_and_copies_of_them(history):
+    fig = plot_training(history)
+    for one in (fig, copy.deepcopy(fig)):
+        assert one._repr_png_().startswith(b"\x89PNG")
+
+
 def test_plots_draw_on_given_axes(history):
     fig = Figure()
     top, bottom = fig.subfigures(2)
@@ -117,18 +153,18 @@ def test_weights_name_khat_and_concentration(rng):
     texts = drawn(fig)
     assert fig.axes[0].get_title(loc="left") == "Importance weights: k-hat 0.31 (limit 0.70)"
     assert "2,000 draws" in texts
-    assert "50 with weight zero" in texts
-    # Every draw with a weight is in a bar.
-    assert sum(patch.get_height() for patch in fig.axes[0].patches) == 1950
+    assert "50 (2.5%) with weight zero" in texts
+    # Every draw with a weight is in a bar, and all of the weight.
+    assert shares(fig) == pytest.approx([97.5, 100.0])
 
 
 @pytest.mark.parametrize(
     "lw", [np.zeros(500), np.linspace(0, 5000, 500), np.r_[np.zeros(999), 1e4], np.zeros(1)]
 )
 def test_weights_of_any_spread(lw):
-    fig = plot_weights(lw, np.inf, threshold=0.6)
+    fig = plot_weights(lw, np.inf, threshold=0.6)  # the gauge ends below infinity
     drawn(fig)
-    assert sum(patch.get_height() for patch in fig.axes[0].patches) == lw.size
+    assert shares(fig) == pytest.approx([100.0, 100.0])
 
 
 def test_weights_without_khat_or_without_draws():
@@ -216,15 +252,16 @@ def test_overview_composes_training_weights_and_intervals(history, rng):
     assert "\n" in fig.get_suptitle()
 
 
-def test_forest_of_different_scales_and_of_nothing_finite(history, rng):
+def test_overview_gives_sites_on_other_scales_axes_of_their_own(history, rng):
     draws = {
         "intercept": 1000 + rng.normal(size=400),
         "slope": 0.01 * rng.normal(size=(400, 5)),
         "broken": np.full(400, np.nan),
     }
     fig = plot_posterior_overview(history, np.zeros(400), 0.0, draws, title="Not reliable")
-    drawn(fig)
-    assert fig.axes[2].get_xscale() == "symlog"
+    assert "no finite draw of 400" in drawn(fig)
+    labels = [[label.get_text() for label in ax.get_yticklabels()] for ax in fig.axes[2:]]
+    assert labels == [["intercept"], [*(f"slope[{i}]" for i in range(5)), "broken"]]
     broken = {"broken": np.full(400, np.nan)}
     drawn(plot_posterior_overview(history, np.zeros(400), 0.0, broken, title="Not reliable"))
 
