@@ -9,12 +9,13 @@ container, PSIS and the files differ. The rest of the package never branches on 
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import importlib.util
 import math
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -30,10 +31,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "arviz_major",
+    "compare_elpd",
+    "elpd_data",
     "group_dataset",
     "import_arviz",
     "load_netcdf",
     "psislw",
+    "rhat_and_ess",
     "save_netcdf",
     "to_container",
 ]
@@ -214,6 +218,143 @@ def psislw(log_ratio: NDArray[Any]) -> tuple[NDArray[np.float64], float]:
     return out, khat
 
 
+def rhat_and_ess(draws: NDArray[Any]) -> tuple[float, float, float]:
+    """R-hat and effective numbers of draws of one quantity, equal on either line of ArviZ.
+
+    Args:
+        draws: shape (chains, draws), at least 4 draws a chain.
+
+    Returns:
+        Rank-normalised split R-hat, bulk ESS and tail ESS (of the 5% and 95% quantiles). The two
+        halves of a single chain count as two. All are NaN where a draw isn't finite, or all draws
+        are equal.
+
+    Raises:
+        ValueError: fewer than 4 draws, or another number of axes.
+
+    Reference: Vehtari et al. (2021), Rank-normalization, folding, and localization, Bayesian
+    Analysis 16(2).
+
+    Example:
+        >>> rhat, bulk, tail = rhat_and_ess(np.random.default_rng(0).normal(size=(4, 500)))
+        >>> rhat < 1.01, bulk > 1000, tail > 1000
+        (True, True, True)
+    """
+    array = np.asarray(draws, dtype=np.float64)
+    if array.ndim != 2 or array.shape[1] < 4:
+        raise ValueError(
+            f"Expected draws of shape (chains, draws), 4 draws or more, got {array.shape}: "
+            "draw more, or pass one quantity at a time."
+        )
+    if not np.isfinite(array).all() or (array == array[0, 0]).all():
+        return math.nan, math.nan, math.nan
+    half = array.shape[1] // 2
+    several = array if len(array) > 1 else array[:, : 2 * half].reshape(2, half)
+    # Chains that don't move at all divide by zero; half a chain may be too short for ArviZ.
+    with np.errstate(all="ignore"):
+        if arviz_major() >= 1:
+            from arviz_stats.base import array_stats as stats
+
+            axes = {"chain_axis": 0, "draw_axis": 1}
+            rhat = stats.rhat(several, **axes) if several.shape[1] >= 4 else math.nan
+            bulk = stats.ess(array, method="bulk", **axes)
+            tail = stats.ess(array, method="tail", prob=(0.05, 0.95), **axes)
+        else:
+            az = import_arviz()
+            rhat = az.rhat(several) if several.shape[1] >= 4 else math.nan
+            bulk, tail = az.ess(array, method="bulk"), az.ess(array, method="tail")
+    return float(rhat), float(bulk), float(tail)
+
+
+def elpd_data(
+    elpd_i: NDArray[Any],
+    khat_i: NDArray[Any],
+    *,
+    elpd: float,
+    se: float,
+    p_loo: float,
+    n_draws: int,
+    threshold: float,
+    dims: Sequence[str],
+    coords: Mapping[str, Sequence[Any]],
+) -> Any:
+    """A result of leave-one-out cross-validation as ArviZ's own ``ELPDData``, on either line.
+
+    Args:
+        elpd_i: log predictive density of each point, any shape.
+        khat_i: k-hat of each point, the same shape.
+        elpd: the sum.
+        se: its standard error.
+        p_loo: effective number of parameters.
+        n_draws: number of draws.
+        threshold: the k-hat below which a point is good.
+        dims: names of the axes of ``elpd_i``.
+        coords: labels along them; 0, 1, ... where none are given.
+
+    Returns:
+        What ``az.loo(..., pointwise=True)`` returns: a ``pandas.Series`` on ArviZ 0.x, a
+        dataclass on 1.x.
+
+    Raises:
+        ImportError: if ArviZ is not installed.
+
+    Example:
+        >>> found = elpd_data(
+        ...     -np.ones(3), np.zeros(3), elpd=-3.0, se=0.0, p_loo=1.0, n_draws=100,
+        ...     threshold=0.5, dims=["point"], coords={},
+        ... )
+        >>> found.pareto_k.shape
+        (3,)
+    """
+    import xarray as xr
+
+    sizes = zip(dims, elpd_i.shape, strict=True)
+    labels = {dim: np.asarray(coords.get(dim, range(size))) for dim, size in sizes}
+    pointwise, khats = (xr.DataArray(x, coords=labels, dims=dims) for x in (elpd_i, khat_i))
+    common = {"se": se, "n_samples": n_draws, "n_data_points": elpd_i.size, "scale": "log"}
+    common |= {"warning": bool((~(khat_i < threshold)).any()), "good_k": threshold}
+    if arviz_major() >= 1:
+        from arviz_stats import utils
+
+        make = getattr(utils, "ELPDDataLOO", None) or functools.partial(utils.ELPDData, kind="loo")
+        more = {"elpd": elpd, "p": p_loo, "elpd_i": pointwise.rename("elpd_i")}
+        return make(**common, **more, pareto_k=khats.rename("pareto_k"), approx_posterior=True)
+    from arviz.stats import ELPDData
+
+    # compare tells the kind of result from the first name.
+    entries = {"elpd_loo": elpd, "p_loo": p_loo, **common, "loo_i": pointwise.rename("loo_i")}
+    entries["pareto_k"] = khats.rename("pareto_shape")
+    return ELPDData(data=list(entries.values()), index=list(entries))
+
+
+def compare_elpd(results: Mapping[str, Any]) -> Any:
+    """``az.compare`` with stacking weights, and the same columns on either line.
+
+    Args:
+        results: name to what ``elpd_data`` returned.
+
+    Returns:
+        A ``pandas.DataFrame``, the best first: "rank", "elpd", "p_loo", "elpd_diff" (never
+        positive, as on 1.x), "dse", "se", "weight"; unrounded.
+
+    Raises:
+        ImportError: if ArviZ is not installed.
+
+    Example: see ``compare_loo``.
+    """
+    az = import_arviz()
+    if arviz_major() >= 1:
+        table = az.compare(dict(results), method="stacking", round_to="none")
+        table = table.rename(columns={"p": "p_loo"})
+    else:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The inplace keyword", DeprecationWarning)
+            table = az.compare(dict(results), ic="loo", method="stacking", scale="log")
+        table = table.rename(columns={"elpd_loo": "elpd"})
+        table["elpd_diff"] = 0.0 - table["elpd_diff"]
+    return table[["rank", "elpd", "p_loo", "elpd_diff", "dse", "se", "weight"]].copy()
+
+
 def save_netcdf(data: Any, path: str | os.PathLike[str]) -> Path:
     """Write a container to one netCDF file, which both lines of ArviZ can read.
 
@@ -280,17 +421,21 @@ def tail_length(n: int) -> int:
 
 def _arviz_psislw(log_ratio: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
     with np.errstate(all="ignore"):
-        if arviz_major() >= 1:
-            from arviz_stats.base import array_stats
-
-            try:
-                # The opposite sign: 1.x takes log likelihoods, that is log q - log p.
-                smooth, khat = array_stats.psislw(-log_ratio)
-            except ValueError:  # "All tail values are the same", where 0.x answers inf
-                return log_ratio - np.log(np.exp(log_ratio).sum()), math.inf
-        else:
-            smooth, khat = import_arviz().psislw(log_ratio)
+        try:
+            smooth, khat = _psislw_function()(log_ratio)
+        except ValueError:  # "All tail values are the same" on 1.x, where 0.x answers inf
+            return log_ratio - np.log(np.exp(log_ratio).sum()), math.inf
     return np.asarray(smooth, dtype=np.float64), float(khat)
+
+
+@functools.cache  # looking up a version reads a file, which takes as long as the fit of a tail
+def _psislw_function() -> Callable[[NDArray[np.float64]], tuple[Any, Any]]:
+    if arviz_major() >= 1:
+        from arviz_stats.base import array_stats
+
+        # The opposite sign: 1.x takes log likelihoods, that is log q - log p.
+        return lambda log_ratio: array_stats.psislw(-log_ratio)
+    return import_arviz().psislw
 
 
 def _need_h5netcdf() -> None:
