@@ -23,6 +23,7 @@
     ├── GuideError(ValueError)          the guide can't be used here
     ├── SavedPosteriorError(ValueError) a file that is not what it should be
     ├── SavedDensityError(ValueError)   the same, of a density
+    ├── CheckpointError(ValueError)     an unfinished run that this one can't go on from
     ├── NotConvergedError(RuntimeError) a numerical routine ran out of passes
     ├── DerivativeError(RuntimeError)   a derivative of higher order than there is
     └── NoRsampleError(NotImplementedError) draws of this distribution carry no gradient
@@ -105,6 +106,10 @@ class SavedPosteriorError(PyroFlowsError, ValueError):
 
 class SavedDensityError(PyroFlowsError, ValueError):
     """A saved density is damaged, of another version, or of another flow."""
+
+
+class CheckpointError(PyroFlowsError, ValueError):
+    """A checkpoint is damaged, or of another run, or something else is in its place."""
 
 
 class NotConvergedError(PyroFlowsError, RuntimeError):

@@ -23,6 +23,7 @@ from pyro_flows.density.device import check_device
 from pyro_flows.density.fitting import Rows
 from pyro_flows.density.support import Bounds
 from pyro_flows.density.tails import squeezed_columns
+from pyro_flows.diagnostics.anchors import more
 from pyro_flows.distributions import Flow
 from pyro_flows.errors import ContextError, DataError, DensityError, ShapeError
 from pyro_flows.flows.options import complaint
@@ -184,7 +185,7 @@ def split(rows: Rows, holdout: float) -> tuple[Rows, Rows]:
         warnings.warn(
             f"{copies} of {len(rows)} rows repeat others. With copies among the rows held out, a "
             "flow can learn rows by heart and best_score_ doesn't show it. Drop the copies, or "
-            "give fit a validation set of other rows.",
+            f"give fit a validation set of other rows. {more('repeated-rows')}",
             stacklevel=3,
         )
     count = min(max(1, round(holdout * len(rows))), len(rows) - 2)
@@ -205,7 +206,7 @@ def make_columns(x: Tensor, bounds: list[Bounds], names: list[str] | None) -> Co
         warnings.warn(
             f"x has columns with values so far from the rest that the rest is squeezed to nearly "
             f"one value beside them: {tables.label(squeezed, names)}. A flow sees little of it "
-            "then. Mend or drop those values, or take logarithms.",
+            f"then. Mend or drop those values, or take logarithms. {more('squeezed-columns')}",
             stacklevel=3,
         )
     return columns
@@ -232,7 +233,8 @@ def warn_of_repeats(x: Tensor, names: list[str] | None) -> None:
             warnings.warn(
                 f"x has columns {what}: {columns}. A flow can make their density as high as it "
                 "likes at those values, and scores then say nothing. Add noise of the size of "
-                "their resolution (x + resolution * uniform), or make them the context.",
+                "their resolution (x + resolution * uniform), or make them the context. "
+                f"{more('repeated-values')}",
                 stacklevel=3,
             )
     dependent = tables.dependent_columns(x, names)
@@ -240,7 +242,7 @@ def warn_of_repeats(x: Tensor, names: list[str] | None) -> None:
         warnings.warn(
             f"x has columns that are sums of multiples of those before them: {dependent}. The "
             "rows lie in a plane, where a flow can make their density as high as it likes, and "
-            "scores then say nothing. Drop those columns.",
+            f"scores then say nothing. Drop those columns. {more('dependent-columns')}",
             stacklevel=3,
         )
 

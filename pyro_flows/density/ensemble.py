@@ -20,6 +20,7 @@ from pyro_flows.density.fitting import Budget, Rows, maximise_likelihood, score_
 from pyro_flows.distributions import Flow, FlowMixture
 from pyro_flows.nn import set_dropout
 from pyro_flows.training import Report
+from pyro_flows.training.checkpoint import Keeper
 
 # Dropout of the second flow, unless the user has a share in mind.
 DROPOUT = 0.2
@@ -35,6 +36,7 @@ def with_second(
     budget: Budget,
     *,
     dropout: float | None,
+    keeper: Keeper | None = None,
     progress: bool = True,
 ) -> tuple[FlowMixture, Report]:
     """Train a second flow, and mix the two by weights that suit the held-out rows.
@@ -46,11 +48,12 @@ def with_second(
         held: to judge by.
         budget: what is left.
         dropout: of the second flow; None for 0.2.
+        keeper: keeps a checkpoint of its training.
         progress: show a bar.
     """
     second.initialize(rows.x)
     set_dropout(second, DROPOUT if dropout is None else dropout)
-    report = maximise_likelihood(second, rows, held, budget, progress=progress)
+    report = maximise_likelihood(second, rows, held, budget, keeper=keeper, progress=progress)
     scores = torch.stack([score_rows(flow, held) for flow in (first, second)])
     return FlowMixture([first, second], best_weights(scores)), report
 

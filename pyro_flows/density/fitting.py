@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from pyro_flows.nn.dropout import WithDropout
 from pyro_flows.training import Report, Schedule, Score, Words, train
+from pyro_flows.training.checkpoint import Keeper
 from pyro_flows.training.whole_step import Compile, Parts, WholeSteps
 
 # Rows scored at once: enough to keep the processor busy, few enough to keep the memory small.
@@ -106,7 +107,13 @@ class Budget:
 
 
 def maximise_likelihood(
-    model: nn.Module, rows: Rows, validation: Rows, budget: Budget, *, progress: bool = True
+    model: nn.Module,
+    rows: Rows,
+    validation: Rows,
+    budget: Budget,
+    *,
+    keeper: Keeper | None = None,
+    progress: bool = True,
 ) -> Report:
     """Train ``model`` in place to a high mean ``log_prob`` of rows, and leave the best state.
 
@@ -117,9 +124,12 @@ def maximise_likelihood(
         rows: to train on.
         validation: rows that no step is taken on; they say which state is best.
         budget: how long.
+        keeper: keeps a checkpoint, and goes on from it.
         progress: show a bar.
     """
     batches, likelihood = Batches(rows, budget.batch_size), Likelihood(model)
+    if keeper is not None:
+        keeper.parts["batches"] = batches
 
     def gradient(cycle: int) -> tuple[Tensor, Tensor]:
         model.train()
@@ -136,6 +146,7 @@ def maximise_likelihood(
         budget.schedule(len(rows)),
         buffers=list(model.buffers()),
         whole_step=whole,
+        keeper=keeper,
         progress=progress,
         describe="FlowDensity",
         words=Words("log density", "validation rows"),
@@ -226,3 +237,11 @@ class Batches:
         index = self.order[self.at : self.at + self.size]
         self.at += self.size
         return self.rows[index]
+
+    def state(self) -> dict[str, Any]:
+        """The order, and how far it was gone through."""
+        return {"order": self.order, "at": self.at}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+        self.order, self.at = state["order"], state["at"]

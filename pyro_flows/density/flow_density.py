@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,7 @@ from pyro_flows.density.arguments import (
     split,
     warn_of_repeats,
 )
+from pyro_flows.density.checkpoint import FIRST, SECOND, FitCheckpoint
 from pyro_flows.density.columns import Columns
 from pyro_flows.density.ensemble import joined, with_second
 from pyro_flows.density.estimator import Estimator
@@ -104,6 +106,10 @@ class FlowDensity(Estimator):
             times as fast, where a density takes one pass. The last digits differ from those of an
             uncompiled fit. Steps with dropout (by default those of an ensemble's second flow) or
             weight decay aren't compiled.
+        checkpoint: a folder for what an interrupted fit needs to go on, written every minute of
+            training. After a kill, a power failure or Ctrl-C the same call, in any process, goes
+            on from there, and ends as an uninterrupted fit does, bit for bit on a CPU; a fit that
+            ends removes it. Of other rows or arguments it is refused: one folder for each fit.
         progress: show a bar.
 
     Attributes:
@@ -163,6 +169,7 @@ class FlowDensity(Estimator):
         dtype: str = "float32",
         device: str | None = None,
         compile: Compile = False,
+        checkpoint: str | os.PathLike[str] | None = None,
         progress: bool = True,
     ) -> None:
         self.flow, self.flow_options, self.components = flow, flow_options, components
@@ -172,7 +179,7 @@ class FlowDensity(Estimator):
         self.dropout, self.ensemble = dropout, ensemble
         self.max_epochs, self.num_steps, self.max_seconds = max_epochs, num_steps, max_seconds
         self.dtype, self.device, self.progress = dtype, device, progress
-        self.compile = compile
+        self.compile, self.checkpoint = compile, checkpoint
 
     def fit(self, x: Any, context: Any = None, *, validation: Any = None) -> FlowDensity:
         """Fit to rows ``x``, given their ``context`` if there is one.
@@ -184,15 +191,17 @@ class FlowDensity(Estimator):
                 ``(x_val, context_val)``.
 
         Returns:
-            The estimator. After Ctrl-C the best so far.
+            The estimator. After Ctrl-C the best so far; a checkpoint is left.
 
         Raises:
+            CheckpointError: the checkpoint can't be gone on with, or not be written.
             DataError: NaN, constant columns, or values outside the support.
             ShapeError, ContextError: wrong shapes.
             DensityError: an argument of the constructor can't be used.
         """
-        started = now()
+        clock = _Clock()
         check_arguments(self)
+        checkpoint = None if self.checkpoint is None else FitCheckpoint(self.checkpoint, clock)
         rows = read_rows(x, context)
         check_number(rows)
         names, context_names = tables.column_names(x), tables.column_names(context)
@@ -214,11 +223,18 @@ class FlowDensity(Estimator):
             device = rows.x.device if self.device is None else torch.device(self.device)
             kind, dtype = tables.Kind(x), DTYPES[self.dtype]
             units = Units(columns, context_columns, kind, names, dtype, device, context_names)
-            self._train(units, rows, held, started)
-        self.seconds_ = now() - started
+            self._train(units, rows, held, clock, checkpoint)
+        self.seconds_ = clock.state()
         return self
 
-    def _train(self, units: Units, rows: Rows, held: Rows, started: float) -> None:
+    def _train(
+        self,
+        units: Units,
+        rows: Rows,
+        held: Rows,
+        clock: _Clock,
+        checkpoint: FitCheckpoint | None,
+    ) -> None:
         """Build the flow, train it, and note what happened."""
         flow = build_flow(self.flow, units.dim, units.context_dim, self.flow_options or {})
         flow.to(units.device, units.dtype)
@@ -229,6 +245,10 @@ class FlowDensity(Estimator):
         inner, ladj = units.standardise(rows)
         inner_held, held_ladj = units.standardise(held)
         check_reach(inner_held.x, held_ladj)
+        first = second_keeper = None
+        if checkpoint is not None:
+            checkpoint.open(self.get_params(), flow, units.columns, rows, held)
+            first, second_keeper = checkpoint.keeper(FIRST), checkpoint.keeper(SECOND)
         components = None
         if takes_start(flow, self.flow) and self.components is not None:
             counts = _candidates(self.components)
@@ -239,10 +259,12 @@ class FlowDensity(Estimator):
         set_dropout(flow, self.dropout or 0.0)
         # A flow on a mixture is soon as good as it gets; what time is left goes to a second one.
         several = self.ensemble and bool(components) and self.num_steps is None
-        budget = self._budget(now() - started, "first" if several else "all")
-        report = maximise_likelihood(flow, inner, inner_held, budget, progress=self.progress)
+        budget = self._budget(clock.state(), "first" if several else "all")
+        report = maximise_likelihood(
+            flow, inner, inner_held, budget, keeper=first, progress=self.progress
+        )
         model: Flow | FlowMixture = flow
-        budget = self._budget(now() - started, "rest")
+        budget = self._budget(clock.state(), "rest")
         if several and report.gaining and not report.interrupted and budget.cycles(len(rows)):
             second = build_flow(self.flow, units.dim, 0, self.flow_options or {})
             second.to(units.device, units.dtype)
@@ -253,6 +275,7 @@ class FlowDensity(Estimator):
                 inner_held,
                 budget,
                 dropout=self.dropout,
+                keeper=second_keeper,
                 progress=self.progress,
             )
             report = joined(report, more)
@@ -268,6 +291,8 @@ class FlowDensity(Estimator):
         self.compiled_ = report.compiled
         self.n_epochs_ = report.steps * min(self.batch_size, len(rows)) / len(rows)
         self.heldout_ = held[:SHOWN]
+        if checkpoint is not None and not report.interrupted:
+            checkpoint.folder.remove()
 
     def _set_units(self, units: Units) -> None:
         self.units_, self.columns_ = units, units.columns
@@ -414,6 +439,19 @@ class FlowDensity(Estimator):
             raise NotFittedError(
                 f"This FlowDensity isn't fitted, so it can't be {what}. Call fit(x) first."
             )
+
+
+class _Clock:
+    """Seconds of a fit, also those before an interrupt."""
+
+    def __init__(self) -> None:
+        self.started = now()
+
+    def state(self) -> float:
+        return now() - self.started
+
+    def set_state(self, seconds: float) -> None:
+        self.started = now() - seconds
 
 
 def _candidates(components: int | Sequence[int]) -> Sequence[int]:

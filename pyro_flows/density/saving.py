@@ -22,6 +22,7 @@ from pyro_flows.density.fitting import Rows
 from pyro_flows.density.start import with_start
 from pyro_flows.density.tails import Tails
 from pyro_flows.density.units import Units
+from pyro_flows.diagnostics.anchors import more
 from pyro_flows.distributions import FlowMixture
 from pyro_flows.errors import PyroFlowsError, SavedDensityError
 from pyro_flows.training.folders import write_folder
@@ -40,6 +41,7 @@ def save(density: FlowDensity, path: Path) -> Path:
     """See :meth:`FlowDensity.save`."""
     # As they were in fit: what was set since says nothing of the flow that is saved.
     params = {**density.fit_params_, "support": _support(density.units_.columns)}
+    params["checkpoint"] = None  # of that fit alone
     if not isinstance(params["flow"], str):
         params["flow"] = None
     if params["device"] is not None:
@@ -109,7 +111,7 @@ def load(cls: type[FlowDensity], path: Path, flow: Any) -> FlowDensity:
     if trouble:
         warnings.warn(
             f"{path} was fitted on the device {device!r}, which isn't here ({trouble}). "
-            "It is loaded to the CPU, with device=None.",
+            f"It is loaded to the CPU, with device=None. {more('device-not-here')}",
             stacklevel=3,
         )
         params["device"] = None

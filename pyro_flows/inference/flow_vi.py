@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import math
+import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -21,12 +22,14 @@ from pyro_flows.errors import GuideError, InfeasibleModelError
 from pyro_flows.guides import AutoFlow, LogJoint, init_to_median_or_feasible, structure
 from pyro_flows.guides.auto_flow import FlowSpec
 from pyro_flows.inference.assessment import check_density, elsewhere, examine, glance
+from pyro_flows.inference.checkpoint import RunCheckpoint
 from pyro_flows.inference.elbo_steps import ElboSteps
 from pyro_flows.inference.objectives import Objective
 from pyro_flows.inference.posterior import Posterior
 from pyro_flows.inference.randomness import seeded
 from pyro_flows.inference.warm_start import Start, find_start
 from pyro_flows.training import Report, Schedule, train
+from pyro_flows.training.checkpoint import Keeper
 from pyro_flows.training.whole_step import Compile
 from pyro_flows.transforms import CholeskyAffine
 
@@ -71,6 +74,13 @@ class FlowVI:
             step was compiled before, in this process or another). "auto" does so in cycles of at
             least 8,000 steps: it goes by counts, never by a clock, so that equal seeds give equal
             fits. What was done, and why, is in ``report.compiled``.
+        checkpoint: a folder for what an interrupted run needs to go on. It is written after the
+            warm start, and every minute of training. After a kill, a power failure or Ctrl-C the
+            same call, in any process, goes on from there, and what comes out is what an
+            uninterrupted run gives, bit for bit on a CPU; a run that ends removes it. Of another
+            model, other arguments or settings it is refused, as is a folder that is something
+            else. A model that keeps numbers of its own from call to call, outside of
+            ``pyro.param``, is taken as it is.
         progress: show progress bars.
 
     Two runs with one seed agree bit for bit on one machine with the same versions and number of
@@ -101,6 +111,7 @@ class FlowVI:
         learning_rate: float = 3e-2,
         init_loc_fn: Callable[[dict[str, Any]], Tensor] = init_to_median_or_feasible,
         compile: Compile = "auto",
+        checkpoint: str | os.PathLike[str] | None = None,
         progress: bool = True,
     ) -> None:
         if guide is not None and not isinstance(guide, AutoContinuous):
@@ -135,6 +146,7 @@ class FlowVI:
         self.flow, self.init_loc_fn, self.guide = flow, init_loc_fn, guide
         self.num_steps, self.max_steps, self.max_gradients = num_steps, max_steps, max_gradients
         self.num_particles, self.learning_rate = num_particles, learning_rate
+        self.checkpoint = checkpoint
         if guide is None:
             AutoFlow(model, flow, init_loc_fn)  # complain about arguments now, not in run
 
@@ -146,21 +158,32 @@ class FlowVI:
             **kwargs: the same.
 
         Returns:
-            The posterior, judged. After Ctrl-C the best so far.
+            The posterior, judged. After Ctrl-C the best so far; a checkpoint is left, and goes on
+            from where it was last written.
 
         Raises:
+            CheckpointError: the checkpoint can't be gone on with, or not be written.
             PyroFlowsError: the model or data can't be used; the text says what to do.
         """
         clock = _Clock()
+        checkpoint = None if self.checkpoint is None else RunCheckpoint(self.checkpoint)
         with seeded(self.seed):
             guide = self._guide(*args, **kwargs)
             through = guide.noncentring if isinstance(guide, AutoFlow) else None
             log_joint = LogJoint(self.model, guide, args, kwargs, through=through)
             objective = Objective(guide, log_joint, args, kwargs)
             clock.lap("setup")
-            start = self._warm_start(guide, log_joint, objective)
-            objective.reread()  # the guide may have been split
-            clock.lap("warm start")
+            start = None
+            if checkpoint is not None:
+                start = checkpoint.open(self._settings(), objective, clock, compare=self._is_fresh)
+            if start is not None:
+                objective.reread()
+            else:
+                start = self._warm_start(guide, log_joint, objective)
+                objective.reread()  # the guide may have been split
+                clock.lap("warm start")
+                if checkpoint is not None and start is not None and start.growing is None:
+                    checkpoint.begin(start)
             if start is None:
                 report = Report(
                     stop_reason="interrupted by the user in the warm start", interrupted=True
@@ -169,15 +192,19 @@ class FlowVI:
                 # A posterior that isn't proper has no best flow: the Gaussian shows where.
                 report = Report(stop_reason="not trained: the posterior may be improper")
             else:
-                report = self._train(objective, log_joint, start)
+                keeper = None if checkpoint is None else checkpoint.keeper()
+                report = self._train(objective, log_joint, start, keeper)
             clock.lap("training")
+            ended = not report.interrupted
             try:
                 if start is not None and not isinstance(guide, AutoFlow):
                     start = elsewhere(objective)
                 found = examine(objective, start, report)
             except KeyboardInterrupt:
-                found = glance(objective)
+                found, ended = glance(objective), False
             clock.lap("evaluation")
+        if checkpoint is not None and ended:
+            checkpoint.folder.remove()
         gradients = objective.gradients + found.gradients + (start.gradients if start else 0)
         return Posterior(
             guide=guide,
@@ -191,6 +218,20 @@ class FlowVI:
             args=args,
             kwargs=kwargs,
         )
+
+    def _settings(self) -> dict[str, Any]:
+        """All that alters a run, but for model, guide and arguments, which are looked at."""
+        names = ("seed", "num_steps", "max_steps", "max_gradients", "num_particles", "compile")
+        flow = self.flow if isinstance(self.flow, str) else getattr(self.flow, "__name__", None)
+        settings = {name: getattr(self, name) for name in names}
+        return {**settings, "learning_rate": self.learning_rate, "flow": flow}
+
+    @property
+    def _is_fresh(self) -> bool:
+        """Whether each run begins with a guide of its own; others are trained in place."""
+        if self.guide is None:
+            return not isinstance(self.flow, torch.nn.Module)
+        return isinstance(self.guide, AutoFlow)
 
     def _guide(self, *args: Any, **kwargs: Any) -> AutoContinuous:
         guide = self.guide
@@ -236,7 +277,9 @@ class FlowVI:
                 start.places = None  # of other coordinates than the guide has again
         return start
 
-    def _train(self, objective: Objective, log_joint: LogJoint, start: Start) -> Report:
+    def _train(
+        self, objective: Objective, log_joint: LogJoint, start: Start, keeper: Keeper | None
+    ) -> Report:
         spent = start.gradients
         for part in objective.guide.modules():
             if isinstance(part, CholeskyAffine) and part.log_scale.requires_grad:
@@ -277,6 +320,7 @@ class FlowVI:
             objective.score,
             schedule,
             whole_step=whole,
+            keeper=keeper,
             progress=self.progress,
             describe="FlowVI",
         )
@@ -298,6 +342,14 @@ class _Clock:
 
     def total(self) -> float:
         return self.last - self.start
+
+    def state(self) -> dict[str, Any]:
+        now = time.perf_counter()
+        return {"laps": dict(self.laps), "lap": now - self.last, "total": now - self.start}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        now = time.perf_counter()
+        self.laps, self.last, self.start = state["laps"], now - state["lap"], now - state["total"]
 
 
 def _cycles(num_steps: int | None, max_steps: int) -> list[int]:

@@ -38,6 +38,10 @@ class Schedule:
         weight_decay: of matrices, decoupled from the gradient (AdamW).
         max_seconds: stop after so long. The learning rate of the cycle that is cut short decays
             by the clock, so that its end is as calm as another's.
+
+    Example:
+        >>> sum(Schedule(cycles=[400, 800]).cycles)
+        1200
     """
 
     cycles: Sequence[int] = (400, 800, 1600)

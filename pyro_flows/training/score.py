@@ -28,6 +28,10 @@ class Score:
         values: the objective per draw, higher is better, shape ``(S,)``.
         excess: an upper estimate of how far from perfect the state is, in the objective's unit;
             inf if there is none.
+
+    Example:
+        >>> Score(torch.tensor([1.0, 2.0])).mean
+        1.5
     """
 
     values: Tensor
@@ -83,6 +87,10 @@ class Report:
         compiled: whether steps were compiled, and why not, in words.
         history: arrays "step", "elbo" (objective in training), "heldout_step", "heldout_elbo",
             "heldout_se", "stage".
+
+    Example:
+        >>> Report(steps=3, stop_reason="the budget of 3 steps was used up").rollbacks
+        0
     """
 
     steps: int = 0

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -16,34 +16,80 @@ from pyro_flows.training.flat import Flat
 
 BETAS, EPS = (0.9, 0.99), 1e-8
 
-# Given a learning rate, takes a step; returns the objective and how many terms were masked.
-Step = Callable[[float], tuple[Tensor, Tensor]]
 # What a step changes: parameters, both moments, the running size of gradients, steps so far.
 State = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
-def step_by_step(
-    flat: Flat, gradient: Callable[[], tuple[Tensor, Tensor]], weight_decay: float
-) -> Step:
-    """Steps of a fresh optimiser.
+class Step(Protocol):
+    """Takes steps of one optimiser."""
+
+    def __call__(self, rate: float) -> tuple[Tensor, Tensor]:
+        """Take one at this learning rate; returns the objective and how many terms were masked."""
+        ...
+
+    def state(self) -> Any:
+        """The optimiser's; the parameters are not part of it."""
+        ...
+
+    def set_state(self, state: Any) -> None:
+        """Go on from what :meth:`state` gave."""
+        ...
+
+
+class WholeStep(Protocol):
+    """Takes all of a step at once, optimiser included, where it can."""
+
+    def __call__(self, cycle: int, steps: int, flat: Flat) -> Step | None:
+        """The step of a cycle, given its number, its steps and the parameters; or none."""
+        ...
+
+    def again(self, cycle: int, flat: Flat) -> Step:
+        """The same where the cycle goes on after an interrupt."""
+        ...
+
+    def state(self) -> Any:
+        """What was decided so far."""
+        ...
+
+    def set_state(self, state: Any) -> None:
+        """Go on from what :meth:`state` gave."""
+        ...
+
+
+class StepByStep:
+    """Steps of a fresh optimiser, by calls.
 
     Args:
         flat: the parameters.
         gradient: leaves gradients on them, and returns the objective and what was masked.
         weight_decay: of the vectors whose kind is True.
     """
-    clip, optimiser = Clip(), _optimiser(flat, weight_decay)
 
-    def step(rate: float) -> tuple[Tensor, Tensor]:
-        for group in optimiser.param_groups:
+    def __init__(
+        self, flat: Flat, gradient: Callable[[], tuple[Tensor, Tensor]], weight_decay: float
+    ) -> None:
+        self.flat, self.gradient = flat, gradient
+        self.clip, self.optimiser = Clip(), _optimiser(flat, weight_decay)
+
+    def __call__(self, rate: float) -> tuple[Tensor, Tensor]:
+        """Take a step."""
+        for group in self.optimiser.param_groups:
             group["lr"] = rate
-        objective, masked = gradient()
-        clip(flat.gather())
-        optimiser.step()
-        flat.write()
+        objective, masked = self.gradient()
+        self.clip(self.flat.gather())
+        self.optimiser.step()
+        self.flat.write()
         return objective, masked
 
-    return step
+    def state(self) -> dict[str, Any]:
+        """Moments, and the running size of gradients."""
+        return {"moments": self.optimiser.state_dict()["state"], "size": self.clip.size}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go on with those."""
+        groups = self.optimiser.state_dict()["param_groups"]
+        self.optimiser.load_state_dict({"state": state["moments"], "param_groups": groups})
+        self.clip.size = state["size"]
 
 
 def fresh_state(vector: Tensor) -> State:
@@ -53,7 +99,7 @@ def fresh_state(vector: Tensor) -> State:
 
 
 def updated(state: State, gradient: Tensor, rate: Tensor) -> State:
-    """What :func:`step_by_step` makes of a state and a gradient, as a function of tensors."""
+    """What :class:`StepByStep` makes of a state and a gradient, as a function of tensors."""
     vector, mean, square, size, count = state
     norm = torch.linalg.vector_norm(gradient)
     factor, size = limit(norm, size)

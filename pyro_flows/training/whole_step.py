@@ -15,6 +15,7 @@ import pyro
 import torch
 from torch import Tensor, fx, nn
 
+from pyro_flows.errors import CheckpointError
 from pyro_flows.ops.batch_last import batch_last
 from pyro_flows.ops.contractions import contracted
 from pyro_flows.ops.record import RecordingError, record
@@ -52,7 +53,8 @@ class WholeSteps(ABC):
         self._reason = (
             "training ended before it could be" if self.compile else "it was not asked for"
         )
-        self._made: dict[int, Function] = {}
+        # None for one that was made before an interrupt, and will be again where it is used.
+        self._made: dict[int, Function | None] = {}
 
     @abstractmethod
     def obstacle(self) -> str | None:
@@ -99,16 +101,43 @@ class WholeSteps(ABC):
         if reason is not None:
             self._reason = reason
             return None
-        if size not in self._made:
-            try:
-                self._made[size] = self._compiled(flat, size)
-            except Exception as error:  # noqa: BLE001 (whatever stops the compiler)
-                first = (str(error).splitlines() or [""])[0][:200]
-                self._reason = f"{type(error).__name__}: {first}"
-                self.compile = False
-                return None
+        try:
+            step = self._step(flat, size)
+        except Exception as error:  # noqa: BLE001 (whatever stops the compiler)
+            self._reason = _told(error)
+            self.compile = False
+            return None
         self.compiled += 1
-        return self._step(self._made[size], flat, size)
+        return step
+
+    def again(self, cycle: int, flat: Flat) -> Step:
+        """The step of a cycle that was begun with it, and interrupted.
+
+        Raises:
+            CheckpointError: it can't be compiled any more.
+        """
+        try:
+            return self._step(flat, self.size(cycle))
+        except Exception as error:
+            raise CheckpointError(
+                f"its steps were compiled, and can't be here ({_told(error)})"
+            ) from error
+
+    def state(self) -> dict[str, Any]:
+        """What was done so far; the functions themselves are made again."""
+        return {
+            "compile": self.compile,
+            "cycles": self.cycles,
+            "compiled": self.compiled,
+            "reason": self._reason,
+            "sizes": list(self._made),
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go on as if those functions had been made here."""
+        self.compile, self._reason = state["compile"], state["reason"]
+        self.cycles, self.compiled = state["cycles"], state["compiled"]
+        self._made = dict.fromkeys(state["sizes"])
 
     def _obstacle_in(self, flat: Flat) -> str | None:
         if len(flat.vectors) != 1 or any(flat.kinds):
@@ -118,20 +147,11 @@ class WholeSteps(ABC):
             return "there are parameters outside the flow"
         return None
 
-    def _step(self, function: Function, flat: Flat, size: int) -> Step:
-        vector = flat.vectors[0]
-        state = fresh_state(vector)
-        pace = vector.new_zeros(())
-
-        def step(rate: float) -> tuple[Tensor, Tensor]:
-            nonlocal state
-            with torch.no_grad():
-                *after, objective, masked = function(*state, pace.fill_(rate), *self.inputs(size))
-                vector.copy_(after[0])
-            state = cast("State", tuple(after))
-            return objective, masked
-
-        return step
+    def _step(self, flat: Flat, size: int) -> Step:
+        function = self._made.get(size)
+        if function is None:
+            function = self._made[size] = self._compiled(flat, size)
+        return _WholeStep(function, flat.vectors[0], lambda: self.inputs(size))
 
     def _compiled(self, flat: Flat, size: int) -> Function:
         vector, module = flat.vectors[0], self.module()
@@ -171,6 +191,32 @@ class WholeSteps(ABC):
             return _compiled_like(whole, recorded, unseen)
 
 
+class _WholeStep:
+    """Steps of a fresh optimiser, by one function."""
+
+    def __init__(
+        self, function: Function, vector: Tensor, inputs: Callable[[], tuple[Tensor, ...]]
+    ) -> None:
+        self.function, self.vector, self.inputs = function, vector, inputs
+        self.after, self.pace = fresh_state(vector), vector.new_zeros(())
+
+    def __call__(self, rate: float) -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            *after, objective, masked = self.function(
+                *self.after, self.pace.fill_(rate), *self.inputs()
+            )
+            self.vector.copy_(after[0])
+        self.after = cast("State", tuple(after))
+        return objective, masked
+
+    def state(self) -> list[Tensor]:
+        return list(self.after)
+
+    def set_state(self, state: list[Tensor]) -> None:
+        vector, mean, square, size, count = state
+        self.after = vector, mean, square, size, count
+
+
 @contextlib.contextmanager
 def _put_back(buffers: Sequence[tuple[Tensor, Tensor]]) -> Iterator[None]:
     try:
@@ -183,6 +229,11 @@ def _put_back(buffers: Sequence[tuple[Tensor, Tensor]]) -> Iterator[None]:
 
 def _same(one: Tensor, other: Tensor) -> bool:
     return bool(((one == other) | (one.isnan() & other.isnan())).all())
+
+
+def _told(error: Exception) -> str:
+    first = (str(error).splitlines() or [""])[0][:200]
+    return f"{type(error).__name__}: {first}"
 
 
 def _names(module: nn.Module, parameters: Sequence[Tensor]) -> tuple[list[str], list[torch.Size]]:

@@ -17,7 +17,7 @@ from pyro_flows.inference.randomness import seeded
 from pyro_flows.ops.record import record as recorder
 from pyro_flows.training import Schedule, train, whole_step
 from pyro_flows.training.flat import Flat
-from pyro_flows.training.steps import fresh_state, step_by_step, updated
+from pyro_flows.training.steps import StepByStep, fresh_state, updated
 from pyro_flows.transforms import SplineCoupling
 
 Y = torch.tensor([2.0, -1.0, 0.5, 3.0])
@@ -205,7 +205,7 @@ def test_the_optimiser_as_a_function_is_the_optimiser(dtype):
         parameter.grad = next(ahead).clone()
         return parameter.detach().sum(), torch.zeros(())
 
-    step, state = step_by_step(Flat([parameter]), gradient, 0.0), fresh_state(start)
+    step, state = StepByStep(Flat([parameter]), gradient, 0.0), fresh_state(start)
     for rate, given in zip((0.1, 0.2, 0.1, 0.1, 0.05, 0.1), gradients, strict=True):
         step(rate)
         state = updated(state, given, torch.tensor(rate, dtype=dtype))

@@ -65,7 +65,7 @@ def waits(monkeypatch):
     waits = Waits()
 
     def counted(*args):
-        step, left = steps.step_by_step(*args), iter(range(5))
+        step, left = steps.StepByStep(*args), iter(range(5))
 
         def take(rate):
             if next(left, None) is None:
@@ -75,7 +75,7 @@ def waits(monkeypatch):
 
         return take
 
-    monkeypatch.setattr(loop, "step_by_step", counted)
+    monkeypatch.setattr(loop, "StepByStep", counted)
     return waits
 
 

@@ -132,7 +132,7 @@ def test_averages(horizon):
         x.fill_(float(step))
         n.fill_(step)
         average.update(step)
-    mean, last = average.state
+    mean, last = average.mean
     assert last.item() == 19
     if horizon is None:
         assert mean.item() == pytest.approx((16 + 17 + 18 + 19) / 4)
