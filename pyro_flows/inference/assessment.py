@@ -16,7 +16,13 @@ import pyro.distributions as dist
 import torch
 from pyro.infer.autoguide.guides import AutoContinuous
 
-from pyro_flows.diagnostics import ImportanceWeights, Verdict, importance_weights, judge
+from pyro_flows.diagnostics import (
+    ImportanceWeights,
+    Remark,
+    Verdict,
+    importance_weights,
+    judge,
+)
 from pyro_flows.errors import GuideError, InfeasibleModelError
 from pyro_flows.guides import AutoFlow, LogJoint
 from pyro_flows.inference import checks
@@ -32,6 +38,11 @@ POOL = 40_000
 SLOW_POOL = 2_000
 # Added to a seed, so that it isn't one that a guide was trained by.
 OTHER_NUMBERS = 1_000_003
+UNSEARCHED = Remark("Not checked for further modes.", anchor="not-checked-for-further-modes")
+CUT_SHORT = Remark(
+    "The search for further modes was cut short: it had used its gradients.",
+    anchor="search-cut-short",
+)
 
 
 @dataclass(frozen=True)
@@ -166,13 +177,14 @@ def examine(objective: Objective, start: Start | None, report: Report) -> Assess
     weights = importance_weights(pool.log_p, pool.log_q)
     missed = checks.missed(objective, start, weights, pool)
     faults = checks.known_faults(objective, start, report, missed)
-    notes = ["Not checked for further modes."] if missed is None else []
+    notes = [UNSEARCHED] if missed is None else []
     if missed is not None and start is not None and start.cut:
-        notes = ["The search for further modes was cut short: it had used its gradients."]
+        notes = [CUT_SHORT]
     gradients = 0
     if not log_joint.stochastic:
         z = torch.as_tensor(pool.z[:8], device="cpu").to(next(objective.guide.parameters()))
-        notes += find_symmetries(log_joint, z)
+        found = find_symmetries(log_joint, z)
+        notes += [Remark(sentence, anchor="symmetries") for sentence in found]
     if judge(weights, faults=faults).status == "not reliable":  # why? It needs no burst
         if report.gaining and start is not None:
             faults += checks.widening(objective, start)
@@ -188,9 +200,10 @@ def glance(objective: Objective) -> Assessment:
     """The weights alone, for one who doesn't wait for more."""
     pool = _pool(objective, SLOW_POOL)
     weights = importance_weights(pool.log_p, pool.log_q)
-    fault = (
+    fault = Remark(
         "The checks of the guide were interrupted.",
         "let them end: pyro_flows.assess(model, posterior.guide, ...).",
+        "interrupted",
     )
     return Assessment(pool, weights, judge(weights, faults=[fault]), 0)
 

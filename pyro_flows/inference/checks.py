@@ -1,7 +1,7 @@
 # Copyright Contributors to the pyro_flows project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""What importance weights can't show of a guide: each fault a reason and an advice."""
+"""What importance weights can't show of a guide: each fault with its reason and an advice."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pyro.infer.autoguide.guides import AutoContinuous
 from torch import Tensor
 
-from pyro_flows.diagnostics import ImportanceWeights, resample
+from pyro_flows.diagnostics import ImportanceWeights, Remark, resample
 from pyro_flows.diagnostics.verdict import RELIABLE_GAP, TRAIN_LONGER
 from pyro_flows.guides import structure
 from pyro_flows.guides.unpack import coordinate_sites
@@ -39,25 +39,23 @@ LARGEST_WIDENING = 3.0
 LARGEST_ROUNDED = 0.05
 # Bursts of which fewer proposals are accepted say nothing.
 LEAST_ACCEPTED = 0.2
-UNMOVED = "Not checked by short runs of Hamiltonian Monte Carlo."
-
-# Pairs of a reason and an advice.
-Faults = list[tuple[str, str]]
+UNMOVED = Remark(
+    "Not checked by short runs of Hamiltonian Monte Carlo.", anchor="not-checked-by-short-runs"
+)
+IMPROPER, MISSED_MODES = "improper-posterior", "missed-modes"
+PROPER = "give those sites a proper prior, or check that the data determine them."
 
 
 def known_faults(
     objective: Objective, start: Start | None, report: Report, missed: float | None
-) -> Faults:
-    """What the importance weights can't show: (reason, advice) pairs."""
-    guide, log_joint, faults = objective.guide, objective.log_joint, []
+) -> list[Remark]:
+    """What the importance weights can't show."""
+    guide, log_joint = objective.guide, objective.log_joint
+    faults = list[Remark]()
     if start is not None and start.growing is not None:
         sites = _names(guide, start.growing)
-        faults.append(
-            (
-                f"The posterior may be improper: the spread of {sites} keeps growing.",
-                "give those sites a proper prior, or check that the data determine them.",
-            )
-        )
+        reason = f"The posterior may be improper: the spread of {sites} keeps growing."
+        faults.append(Remark(reason, PROPER, IMPROPER))
     if log_joint.stochastic:
         plates = structure.subsampled_plates(
             structure.trace_model(guide.model, *log_joint.args, **log_joint.kwargs)
@@ -68,33 +66,37 @@ def known_faults(
             else ("the model draws random numbers of its own")
         )
         faults.append(
-            (
+            Remark(
                 f"The log joint is random ({what}), so the guide's draws can't be weighed.",
                 "make the subsample size an argument of the model; fit once more with all data.",
+                "random-log-joint",
             )
         )
     if missed is not None and missed > LARGEST_MISSED:
         faults.append(
-            (
+            Remark(
                 f"Starts from elsewhere found at least {missed:.1%} of the mass where the guide "
                 "hardly ever draws: modes may be missing.",
                 "another seed; more steps; or break the symmetry of the model (an ordered prior).",
+                MISSED_MODES,
             )
         )
     if start is not None and start.unseen is not None:
         faults.append(
-            (
+            Remark(
                 f"{start.unseen}: modes may be missing.",
                 "break the symmetry of the model (an ordered prior), or use a method that tempers "
                 "(sequential Monte Carlo, parallel tempering).",
+                MISSED_MODES,
             )
         )
     if report.interrupted and not report.steps:
-        faults.append(("Training was interrupted before its first step.", "run it again."))
+        reason = "Training was interrupted before its first step."
+        faults.append(Remark(reason, "run it again.", "interrupted"))
     return faults
 
 
-def improper(objective: Objective, pool: Pool) -> Faults:
+def improper(objective: Objective, pool: Pool) -> list[Remark]:
     """Whether the density stays up along a site with a flat prior."""
     x = torch.as_tensor(pool.z[:NEARBY], device="cpu").to(next(objective.guide.parameters()))
     sites = ", ".join(f"'{name}'" for name in flat_directions(objective.log_joint, x))
@@ -104,10 +106,10 @@ def improper(objective: Objective, pool: Pool) -> Faults:
         f"The posterior may be improper: the prior of {sites} is flat, and far away the density "
         "falls no faster than 1/x, or not at all."
     )
-    return [(reason, "give those sites a proper prior, or check that the data determine them.")]
+    return [Remark(reason, PROPER, IMPROPER)]
 
 
-def rounding(objective: Objective) -> Faults:
+def rounding(objective: Objective) -> list[Remark]:
     """Whether the numbers are too short to say what the log joint of the draws is."""
     z, log_p, _ = objective.draw_inner(1024)
     share = 1 - float(objective.log_joint.resolved(z, log_p).double().mean())
@@ -120,10 +122,10 @@ def rounding(objective: Objective) -> Faults:
     advice = "centre and scale the data"
     if z.dtype != torch.float64:
         advice = "fit in double precision: torch.set_default_dtype(torch.float64), x.double()"
-    return [(reason, f"{advice}.")]
+    return [Remark(reason, f"{advice}.", "rounding")]
 
 
-def widening(objective: Objective, start: Start) -> Faults:
+def widening(objective: Objective, start: Start) -> list[Remark]:
     """Whether training, which could have gone on, has made some coordinates much wider."""
     if getattr(objective.guide, "modes", 1) > 1 or start.places is None:
         return []  # the start was not one Gaussian, or is of other coordinates
@@ -138,7 +140,7 @@ def widening(objective: Objective, start: Start) -> Faults:
         f"The spread of {sites} was still growing when training stopped: the posterior may be "
         "improper, or has long tails."
     )
-    return [(reason, f"{TRAIN_LONGER}; or give proper priors.")]
+    return [Remark(reason, f"{TRAIN_LONGER}; or give proper priors.", "spread-still-growing")]
 
 
 def _names(guide: AutoContinuous, marked: Tensor) -> str:
@@ -168,7 +170,7 @@ def missed(
 
 def drifting(
     objective: Objective, pool: Pool, weights: ImportanceWeights
-) -> tuple[Faults, list[str], int]:
+) -> tuple[list[Remark], list[Remark], int]:
     """Whether bursts from the draws that would be handed over move their marginals.
 
     Returns:
@@ -188,19 +190,21 @@ def drifting(
         return [], [UNMOVED], drift.gradients
     away, error = unreached(objective, pool, weights, drift.ends)
     if away - UNREACHED_ERRORS * error > LARGEST_UNREACHED:
-        fault = (
+        fault = Remark(
             f"Of short runs of Hamiltonian Monte Carlo from the draws {away:.0%} end where the "
             "guide has next to no density: it doesn't reach a part of the posterior.",
             f"{TRAIN_LONGER}; or a richer flow: FlowVI(..., flow='nsf').",
+            "tail-cut-off",
         )
         return [fault], [], drift.gradients
     if where < 0:
         return [], [], drift.gradients
     marked = torch.arange(z.shape[-1], device="cpu") == where
-    fault = (
+    fault = Remark(
         f"Short runs of Hamiltonian Monte Carlo from the draws move them: the marginal of "
         f"{_names(objective.guide, marked)} drifts by {size:.2f} standard deviations.",
         f"{TRAIN_LONGER}; or run NUTS in the flow's coordinates: NeuTraReparam(posterior.guide).",
+        "drifting-marginal",
     )
     return [fault], [], drift.gradients
 

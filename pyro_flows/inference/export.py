@@ -18,6 +18,7 @@ from torch import Tensor
 
 from pyro_flows import diagnostics
 from pyro_flows._version import __version__
+from pyro_flows.diagnostics.anchors import more
 from pyro_flows.guides import structure
 from pyro_flows.inference import per_draw
 from pyro_flows.inference.constants import constants, dims_of_constants
@@ -118,7 +119,7 @@ def export(
     readers += [] if why else [per_draw.log_likelihood, per_draw.log_joint]
     derived, log_prior, *likelihood = runs.map(*readers)
     if why and observed:
-        attrs["log_likelihood_left_out"] = why
+        attrs["log_likelihood_left_out"] = f"{why} {more('log-likelihood-left-out')}"
     unsettled = runs.unsettled() if why else set()
     if unsettled:
         attrs["deterministic_left_out"] = ", ".join(sorted(unsettled))

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from pyro_flows import diagnostics
 from pyro_flows.diagnostics import ImportanceWeights, Verdict
+from pyro_flows.diagnostics.anchors import more
 from pyro_flows.errors import GuideError
 from pyro_flows.guides import LogJoint, constrain, named_sites
 from pyro_flows.inference.flatness import flat_priors
@@ -43,6 +44,10 @@ class Pool:
         z: shape ``(S, D)``.
         log_p: log joint density, ``(S,)``.
         log_q: log density under the guide, ``(S,)``.
+
+    Example:
+        >>> len(Pool(np.zeros((5, 2)), np.zeros(5), np.zeros(5)))
+        5
     """
 
     z: Array
@@ -420,6 +425,7 @@ class Posterior:
             values,
             title=f"{self.verdict.status}: {self._figures()}",
             elbo=self.elbo,
+            stop_reason=self.report.stop_reason,
             threshold=self.weights.threshold,
             khat_applicable=self.weights.khat_applicable,
         )
@@ -434,8 +440,8 @@ class Posterior:
         """Write one page of HTML about the fit: verdict first, with all pictures in it.
 
         Verdict and advice, figures of merit in words, summary, training, weights, intervals,
-        pairs, model, cost, and how to reproduce it. The page needs no network and no scripts; it
-        can be mailed and printed.
+        pairs, predictive check, model, cost, and how to reproduce it. The page needs no network
+        and no scripts; it can be mailed and printed.
 
         Args:
             path: the file; folders above it are made. An older file is replaced once the page is
@@ -451,7 +457,8 @@ class Posterior:
         Raises:
             OptionError: ``path`` is a folder, or the reference is no draws.
 
-        Cost: a few seconds, and no evaluation of the log joint.
+        Cost: a few seconds, and where there are data three runs of the model for each of 1,000
+        draws.
 
         Example:
             >>> import tempfile
@@ -527,11 +534,16 @@ class Posterior:
             f"{self.cost['seconds']:.1f} s",
             f"Stopped: {self.report.stop_reason}",
         ]
+        if "diverged" in self.report.stop_reason:
+            lines.append(f"  {more('training-diverged')}")
         if self.log_joint.mode != "captured":
             why = f" ({self.log_joint.why})" if self.log_joint.why else ""
             lines.append(f"Log joint: {self.log_joint.mode}{why}")
+        if self.log_joint.mode == "sequential":
+            lines.append(f"  {more('log-joint-not-recorded')}")
         if self.report.non_finite:
             lines.append(f"Non-finite particles left out of gradients: {self.report.non_finite}")
+            lines.append(f"  {more('non-finite-particles')}")
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:

@@ -145,7 +145,12 @@ def load(path: Path, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) 
         log_joint=log_joint,
         pool=pool,
         weights=importance_weights(pool.log_p, pool.log_q),
-        verdict=Verdict(verdict["status"], tuple(verdict["reasons"]), tuple(verdict["advice"])),
+        verdict=Verdict(
+            verdict["status"],
+            tuple(verdict["reasons"]),
+            tuple(verdict["advice"]),
+            tuple(verdict.get("anchors", ())),  # older files have none
+        ),
         report=Report(**config["report"], history=history),
         cost=config["cost"],
         seed=config["seed"],

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyro_flows.diagnostics import psislw
+from pyro_flows.diagnostics.anchors import more
 from pyro_flows.guides import named_sites
 
 if TYPE_CHECKING:
@@ -24,9 +25,9 @@ MIN_DRAWS = 100
 LARGEST_KHAT = 0.7
 WITHHELD = {
     2: "sd withheld: the square of the value has so heavy a tail (k-hat of 0.7 or more) that its "
-    "mean doesn't settle; mean and quantiles can be used",
+    f"mean doesn't settle; mean and quantiles can be used. {more('withheld-moments')}",
     1: "mean and sd withheld: the value has so heavy a tail (k-hat of 0.7 or more) that its mean "
-    "doesn't settle; quantiles can be used",
+    f"doesn't settle; quantiles can be used. {more('withheld-moments')}",
 }
 
 
@@ -111,6 +112,9 @@ def _khats(posterior: Posterior) -> tuple[dict[str, list[float]], dict[str, list
     finite = np.isfinite(log_ratio)
     z, log_ratio = z[finite], log_ratio[finite]
     base = posterior.khat
+    if not len(z):
+        sizes = {name: max(1, site["value"].numel()) for name, site in named_sites(guide)}
+        return {n: [base] * k for n, k in sizes.items()}, {n: [0] * k for n, k in sizes.items()}
     parameter = next(guide.parameters())
     with torch.no_grad():
         parts = torch.vmap(lambda row: {site["name"]: u for site, u in guide._unpack_latent(row)})(

@@ -9,7 +9,7 @@ import math
 import numpy as np
 import pytest
 
-from pyro_flows.diagnostics import Verdict, importance_weights, judge
+from pyro_flows.diagnostics import Remark, Verdict, importance_weights, judge
 from pyro_flows.diagnostics.verdict import RELIABLE_GAP
 
 S = 10_000
@@ -97,14 +97,15 @@ def test_draws_outside_the_support_are_no_fault(weights):
 
 def test_a_fault_outweighs_perfect_weights(weights):
     perfect = change(weights, gap=0.0, gap_se=0.0, khat=0.0)
-    verdict = judge(perfect, faults=[("A mode is missing.", "another seed."), ("b", "c")])
+    verdict = judge(perfect, faults=[Remark("A mode is missing.", "try.", "a"), Remark("b", "c")])
     assert verdict.status == "not reliable"
     assert verdict.reasons[:2] == ("A mode is missing.", "b")
-    assert verdict.advice == ("another seed.", "c")
+    assert verdict.advice == ("try.", "c")
+    assert verdict.anchors == ("a",)
 
 
 def test_every_fault_and_the_invalid_draws_are_told(weights):
-    verdict = judge(change(weights, n_invalid=500), faults=[("first", "do")])
+    verdict = judge(change(weights, n_invalid=500), faults=[Remark("first", "do")])
     assert verdict.reasons[0] == "first"
     assert "500 of 10000" in verdict.reasons[1]
     assert len(verdict.advice) == 2
@@ -151,13 +152,40 @@ def test_a_gaussian_too_narrow(scale, status):
     assert judge(importance_weights(-0.5 * x**2, log_q)).status == status
 
 
+def test_anchors_come_in_order_and_once(weights):
+    calm = change(weights, gap=0.0, gap_se=0.0, n_zero=5)
+    assert judge(change(weights, gap=0.0, gap_se=0.0)).anchors == ()
+    notes = [Remark("One.", anchor="n"), Remark("Two."), Remark("Three.", anchor="n")]
+    verdict = judge(calm, notes=notes)
+    assert verdict.reasons[-4:-1] == ("One.", "Two.", "Three.")
+    assert verdict.anchors == ("n", "draws-outside-the-support")
+    assert verdict.advice == ()
+    both = judge(change(calm, n_invalid=500), faults=[Remark("f", "do", "n")], notes=notes)
+    assert both.anchors == ("n", "invalid-draws", "draws-outside-the-support")
+
+
+@pytest.mark.parametrize(
+    ("figures", "anchors"),
+    [
+        ({"gap": 0.0, "gap_se": 0.0}, ()),
+        ({"gap": 0.0, "gap_se": 0.0, "khat": 1.3}, ("k-hat-of-unused-weights",)),
+        ({"khat": 0.3}, ("corrected-draws",)),
+        ({"khat": 2.0}, ("k-hat-too-high",)),
+    ],
+)
+def test_each_status_says_where_to_read_on(weights, figures, anchors):
+    assert judge(change(weights, **figures)).anchors == anchors
+
+
 def test_as_text_the_status_comes_first():
-    verdict = Verdict("not reliable", ("Because.", "Figures."), ("more steps.",))
+    verdict = Verdict("not reliable", ("Because.", "Figures."), ("more steps.",), ("a-b", "c"))
     assert str(verdict).split("\n") == [
         "Verdict: not reliable",
         "  Because.",
         "  Figures.",
         "  Try: more steps.",
+        "  More: docs/explanation/warnings.md#a-b",
+        "  More: docs/explanation/warnings.md#c",
     ]
     with pytest.raises(dataclasses.FrozenInstanceError):
         verdict.status = "reliable"

@@ -477,3 +477,15 @@ def test_the_evidence_is_relative_however_a_flat_prior_is_wrapped(wrap):
 
     posterior = FlowVI(model, num_steps=1, progress=False).run()
     assert "(relative: improper prior on 'x')" in str(posterior)
+
+
+def test_a_summary_of_draws_that_are_all_outside_the_support():
+    def model():
+        x = pyro.sample("x", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        pyro.factor("nowhere", torch.where(x.sum() < 1e6, 0.0, -math.inf))
+
+    posterior = FlowVI(model, num_steps=2, progress=False).run()
+    posterior.pool.log_p[:] = -math.inf
+    table = posterior.summary()
+    assert list(table.index) == ["x[0]", "x[1]"]
+    assert table["mean"].notna().all()
