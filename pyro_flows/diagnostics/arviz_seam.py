@@ -368,7 +368,12 @@ def save_netcdf(data: Any, path: str | os.PathLike[str]) -> Path:
     Raises:
         ImportError: if h5netcdf is not installed.
 
-    Example: see ``load_netcdf``.
+    Example:
+        >>> import tempfile
+        >>> data = to_container({"training": {"elbo": np.zeros(9)}}, dims={}, coords={}, attrs={})
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_netcdf(data, folder + "/fit.nc").name
+        'fit.nc'
     """
     _need_h5netcdf()
     path = Path(path)

@@ -33,6 +33,11 @@ class Convergence:
         ess_bulk_where: the element it belongs to.
         ess_tail_min: fewest effective draws for the 5% and 95% quantiles; 0 likewise.
         chains: number of chains.
+
+    Example:
+        >>> found = convergence({"x": np.random.default_rng(0).normal(size=(4, 500))})
+        >>> found.agree, found.enough, found.chains
+        (True, True, 4)
     """
 
     rhat_max: float

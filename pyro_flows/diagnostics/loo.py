@@ -56,6 +56,12 @@ class LOO:
             results are of the same data.
         dims: names of the axes of elpd_i.
         coords: labels along them.
+
+    Example:
+        >>> log_likelihood = np.random.default_rng(0).normal(-1.0, 0.1, size=(500, 10))
+        >>> found = psis_loo(np.zeros(500), log_likelihood)
+        >>> found.elpd_i.shape, found.warnings
+        ((10,), ())
     """
 
     elpd: float

@@ -61,6 +61,12 @@ class PredictiveCheck:
         pit: LOO-PIT values, in the shape of the data; None where there are none.
         discrete: whether the data are.
         notes: what to keep in mind, sentences.
+
+    Example:
+        >>> new = np.random.default_rng(0).normal(size=(200, 30))
+        >>> check = PredictiveCheck(predictive_pvalues(new[0], new), new[0], new)
+        >>> list(check.table.index)
+        ['mean', 'sd', 'min', 'max']
     """
 
     table: Any

@@ -172,6 +172,12 @@ class FlowDistribution(dist.TorchDistribution):
     unchanged in place (changes by ``.data`` aren't seen), and is lost on copying and pickling.
     Under ``torch.inference_mode()``, where changes aren't counted, and in what is compiled,
     nothing is kept.
+
+    Example:
+        >>> q = flows.nsf(dim=2)()
+        >>> x = q.rsample((3,))
+        >>> q.batch_shape, q.event_shape, q.log_prob(x).shape
+        (torch.Size([]), torch.Size([2]), torch.Size([3]))
     """
 
     arg_constraints: dict[str, Any] = {}

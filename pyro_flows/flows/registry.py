@@ -122,7 +122,11 @@ def table() -> str:
 
 
 def check_name(name: str) -> None:
-    """Raise UnknownFlowError unless ``name`` is registered."""
+    """Raise UnknownFlowError unless ``name`` is registered.
+
+    Example:
+        >>> check_name("nsf")
+    """
     names = list(available())
     if name not in names:
         close = difflib.get_close_matches(name, names, n=1)

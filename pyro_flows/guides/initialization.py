@@ -24,6 +24,11 @@ def init_to_median_or_feasible(site: dict[str, Any]) -> Tensor:
 
     Returns:
         A value of the site's shape inside its support.
+
+    Example:
+        >>> site = {"name": "x", "fn": dist.Exponential(torch.ones(2)), "infer": {}}
+        >>> init_to_median_or_feasible(site).shape
+        torch.Size([2])
     """
     try:
         return init_to_median(site)

@@ -25,6 +25,13 @@ def constrain(guide: AutoContinuous, latent: Tensor) -> Iterator[tuple[str, Any,
     Yields:
         ``(name, site, value, ladj)``: the constrained value in the model's shape (with particle
         axes in front) and log|d value / d unconstrained| summed over event axes only.
+
+    Example:
+        >>> def model():
+        ...     pyro.sample("scale", dist.LogNormal(0.0, 1.0))
+        >>> guide = AutoFlow(model).setup()
+        >>> [(name, value.shape) for name, _, value, _ in constrain(guide, torch.zeros(5, 1))]
+        [('scale', torch.Size([5]))]
     """
     active: dict[str, Tensor] = getattr(guide, "_active", {})
     for site, unconstrained in guide._unpack_latent(latent):
@@ -48,7 +55,14 @@ def constrain(guide: AutoContinuous, latent: Tensor) -> Iterator[tuple[str, Any,
 
 
 def named_sites(guide: AutoContinuous) -> list[tuple[str, Any]]:
-    """Name and prototype site of every latent, in packing order."""
+    """Name and prototype site of every latent, in packing order.
+
+    Example:
+        >>> def model():
+        ...     pyro.sample("scale", dist.LogNormal(0.0, 1.0))
+        >>> [name for name, _ in named_sites(AutoFlow(model).setup())]
+        ['scale']
+    """
     trace: Any = guide.prototype_trace
     return list(trace.iter_stochastic_nodes())
 
@@ -72,6 +86,13 @@ def unconstrain(guide: AutoContinuous, values: dict[str, Tensor]) -> tuple[Tenso
     Returns:
         ``(latent, ladj)`` of shapes ``(*batch, latent_dim)`` and ``(*batch)``; ``ladj`` is
         log|d value / d unconstrained| over all sites.
+
+    Example:
+        >>> def model():
+        ...     pyro.sample("scale", dist.LogNormal(0.0, 1.0))
+        >>> latent, ladj = unconstrain(AutoFlow(model).setup(), {"scale": torch.ones(5)})
+        >>> latent.shape, ladj.shape
+        (torch.Size([5, 1]), torch.Size([5]))
     """
     active: dict[str, Tensor] = getattr(guide, "_active", {})
     parts = []

@@ -47,6 +47,10 @@ class Gaussian:
         exact: whether log p - log q is constant but for rounding.
         settled: whether it stopped before its steps were used up.
         given_up: whether it was left half-way, because it would be of no use.
+
+    Example:
+        >>> Gaussian(torch.zeros(2), torch.eye(2)).scale_tril.shape
+        torch.Size([2, 2])
     """
 
     loc: Tensor

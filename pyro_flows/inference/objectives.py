@@ -44,6 +44,13 @@ class Objective:
             layer, which has nothing to train, is part of the recorded log joint.
         args, kwargs: the model's arguments, for guides whose posterior depends on them.
         heldout: number of held-out draws, made once and used for every state.
+
+    Example:
+        >>> def model():
+        ...     pyro.sample("scale", dist.LogNormal(0.0, 1.0))
+        >>> guide = AutoFlow(model).setup()
+        >>> Objective(guide, LogJoint(model, guide), heldout=100).score().values.shape
+        torch.Size([100])
     """
 
     def __init__(

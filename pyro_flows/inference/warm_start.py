@@ -119,6 +119,13 @@ def find_gaussian(log_joint: LogJoint, guide: AutoFlow) -> Start:
 
     Raises:
         InfeasibleModelError: the log joint isn't finite anywhere it was tried.
+
+    Example:
+        >>> def model():
+        ...     pyro.sample("scale", dist.LogNormal(0.0, 1.0))
+        >>> guide = AutoFlow(model).setup()
+        >>> find_gaussian(LogJoint(model, guide), guide).loc.shape
+        torch.Size([1])
     """
     if guide.modes > 1:  # what is searched for first is one Gaussian
         loc = guide._init_loc().to(guide.affine.loc)

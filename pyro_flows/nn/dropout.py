@@ -19,6 +19,11 @@ class WithDropout(nn.Module):
 
     Attributes:
         dropout: share of hidden units that are dropped in training mode.
+
+    Example:
+        >>> conditioner = MLP(2, 3, hidden_dims=(8,))
+        >>> isinstance(conditioner, WithDropout), conditioner.dropout
+        (True, 0.0)
     """
 
     dropout: float = 0.0

@@ -31,6 +31,10 @@ class Gaussians:
         log_weight: shape ``(K,)``; they need not sum to one.
         mean: shape ``(K, D)``.
         root: ``R``, shape ``(K, D, D)``.
+
+    Example:
+        >>> Gaussians(torch.zeros(3), torch.zeros(3, 2), torch.eye(2).expand(3, 2, 2)).mean.shape
+        torch.Size([3, 2])
     """
 
     log_weight: Tensor

@@ -280,7 +280,13 @@ class Inverse(Layer):
 
 
 class Conditioned(Transform):
-    """A layer with its context fixed, made by :meth:`Layer.condition` for one use."""
+    """A layer with its context fixed, made by :meth:`Layer.condition` for one use.
+
+    Example:
+        >>> layer = transforms.SplineCoupling(2, context_dim=1).condition(torch.zeros(1))
+        >>> layer(torch.zeros(4, 2)).shape
+        torch.Size([4, 2])
+    """
 
     bijective = True
 
