@@ -34,8 +34,8 @@ install: $(INSTALLED)  ## set up .venv with the package and its tools
 
 install-docs: $(DOCS_INSTALLED)  ## add what the documentation is built with
 
-demo: $(INSTALLED)  ## fit eight schools: prints the verdict and a table, writes a figure and a netCDF file
-	$(BIN)/python examples/eight_schools.py --plot eight_schools.png --netcdf eight_schools.nc
+demo: $(INSTALLED)  ## fit eight schools: prints the verdict and a table, writes model, data and the page of the fit
+	$(BIN)/pyro-flows demo
 
 test: $(INSTALLED)  ## the tests, without the slow ones
 	$(PYTEST) -n $(JOBS) $(ARGS)

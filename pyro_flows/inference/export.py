@@ -130,7 +130,7 @@ def export(
         "log_likelihood": with_chains(likelihood[0], chains) if likelihood else {},
         "log_prior": {} if _any_enumerated(trace) else with_chains(log_prior, chains),
         "observed_data": {
-            name: to_numpy(_data(site))
+            name: to_numpy(observed_data(site))
             for name, site in observed.items()
             if isinstance(site["value"], Tensor)
         },
@@ -140,7 +140,7 @@ def export(
         groups["sample_stats"]["lp"] = with_chains(likelihood[1], chains)["lp"]
     dims: dict[str, Sequence[str | None]] = {
         **dims_of_constants(groups["constant_data"], trace),
-        **_dims(trace),
+        **dims_of(trace),
     }
     coords = _coords(trace)
     shared = runs.shared_discrete() if wanted.predictive or wanted.predictions is not None else {}
@@ -157,7 +157,7 @@ def export(
         groups["predictions"] = with_chains(runs.new_data(), chains)
         new_constants = constants(model, new_args, new_kwargs, runs.trace)
         groups["predictions_constant_data"] = new_constants
-        dims = {**dims_of_constants(new_constants, runs.trace), **_dims(runs.trace), **dims}
+        dims = {**dims_of_constants(new_constants, runs.trace), **dims_of(runs.trace), **dims}
     return diagnostics.to_container(
         {**groups, **(extra or {})},
         dims={**dims, **(wanted.dims or {})},
@@ -201,7 +201,7 @@ def _any_enumerated(trace: Any) -> bool:
     return any(structure.is_enumerated(site) for site in sites)
 
 
-def _data(site: Any) -> Tensor:
+def observed_data(site: Any) -> Tensor:
     """What was observed, NaN where it is masked out."""
     value: Tensor = site["value"].detach()
     mask = structure.site_mask(site)
@@ -216,7 +216,7 @@ def _data(site: Any) -> Tensor:
     return torch.where(mask, value, torch.full_like(value, torch.nan))
 
 
-def _dims(trace: Any) -> dict[str, list[str]]:
+def dims_of(trace: Any) -> dict[str, list[str]]:
     """Names of the axes of every site: its plates', then ``site_dim_i`` for the event."""
     result = {}
     for name, site in trace.nodes.items():

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pyro_flows.errors import GuideError, ModelError, OptionError
 from pyro_flows.guides import structure
-from pyro_flows.inference.export import _data, _dims, to_numpy
+from pyro_flows.inference.export import dims_of, observed_data, to_numpy
 from pyro_flows.inference.per_draw import PerDraw, Values, why_no_log_likelihood
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ class Points:
         if len(names) == 1 and kept[names[0]].all():
             (name,) = names
             shape = kept[name].shape
-            dims = _dims(trace)[name][: len(shape)]
+            dims = dims_of(trace)[name][: len(shape)]
             if len(set(dims)) != len(shape):  # data that are broadcast against their plate
                 dims = [f"{name}_dim_{i}" for i in range(len(shape))]
             return cls((name,), kept, data[name], shape, tuple(dims), {}, discrete)
@@ -215,6 +215,6 @@ def _batch_dim(site: Any) -> int:
 
 def _broadcast(site: Any) -> NDArray[Any]:
     """A site's data, NaN where masked out, in the full shape of its distribution."""
-    value = _data(site)
+    value = observed_data(site)
     shape = torch.broadcast_shapes(value.shape, site["fn"].shape())
     return np.array(to_numpy(value.expand(shape)))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -241,6 +242,8 @@ def refit(vi: FlowVI, /, *args: Any, fits: int = 4, **kwargs: Any) -> Refits:
         other = copy.copy(vi)
         other.seed = vi.seed + i
         other.init_loc_fn = init_to_value(values=_away(first, other.seed))
+        if vi.checkpoint is not None:
+            other.checkpoint = f"{os.fspath(vi.checkpoint)}_{other.seed}"
         found.append(other.run(*args, **kwargs))
     return Refits(found)
 
