@@ -77,6 +77,16 @@ def holds_data(site: Site) -> bool:
     )
 
 
+def scored_shape(site: Site) -> torch.Size:
+    """The shape of what a site's log density is a sum over, event axes included.
+
+    Of data that are broadcast against their distribution or plate it is neither's own.
+    """
+    fn, shape = site["fn"], site["value"].shape
+    batch = shape[: len(shape) - fn.event_dim]
+    return torch.Size(torch.broadcast_shapes(fn.batch_shape, batch)) + shape[len(batch) :]
+
+
 def subsampled_plates(trace: Trace) -> dict[str, tuple[int, int]]:
     """Plates that see a part of their data: name to (size in this run, full size)."""
     return {

@@ -19,6 +19,7 @@ from torch import Tensor
 from pyro_flows import diagnostics
 from pyro_flows._version import __version__
 from pyro_flows.diagnostics.anchors import more
+from pyro_flows.errors import OptionError
 from pyro_flows.guides import structure
 from pyro_flows.inference import per_draw
 from pyro_flows.inference.constants import constants, dims_of_constants
@@ -39,6 +40,17 @@ class Wanted:
     predictions: tuple[Any, ...] | Mapping[str, Any] | None = None
     coords: Mapping[str, Sequence[Any]] | None = None
     dims: Mapping[str, Sequence[str | None]] | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.predictions, (type(None), tuple, list, Mapping)):
+            raise OptionError(
+                "Expected predictions= as a tuple of the model's arguments, or a dict by name, "
+                f"but got {type(self.predictions).__name__}. Put a single one in a tuple: (x,)."
+            )
+        if not isinstance(self.prior, int) or self.prior < 0:
+            raise OptionError(
+                f"Expected prior= as a number of draws, but got {self.prior!r}. 0 is for none."
+            )
 
     @property
     def new_arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -154,7 +166,7 @@ def export(
     if wanted.predictions is not None:
         new_args, new_kwargs = wanted.new_arguments
         runs = PerDraw(model, new_args, new_kwargs, {**values, **shared})
-        groups["predictions"] = with_chains(runs.new_data(), chains)
+        groups["predictions"] = with_chains({**shared, **runs.new_data()}, chains)
         new_constants = constants(model, new_args, new_kwargs, runs.trace)
         groups["predictions_constant_data"] = new_constants
         dims = {**dims_of_constants(new_constants, runs.trace), **dims_of(runs.trace), **dims}
@@ -202,8 +214,8 @@ def _any_enumerated(trace: Any) -> bool:
 
 
 def observed_data(site: Any) -> Tensor:
-    """What was observed, NaN where it is masked out."""
-    value: Tensor = site["value"].detach()
+    """What was observed, in the shape that is scored, NaN where it is masked out."""
+    value: Tensor = site["value"].detach().expand(structure.scored_shape(site))
     mask = structure.site_mask(site)
     if mask is None or bool(mask.all()):
         return value
@@ -224,13 +236,16 @@ def dims_of(trace: Any) -> dict[str, list[str]]:
             continue
         if not isinstance(site["value"], Tensor):
             continue
-        total, event = site["value"].dim(), site["fn"].event_dim
-        if site["infer"].get("_deterministic"):
+        shape, event = site["value"].shape, site["fn"].event_dim
+        if not site["infer"].get("_deterministic"):
+            shape = structure.scored_shape(site)
+        elif event == len(shape):  # as Pyro has it, unless told otherwise
             event = 0
+        total = len(shape)
         names = [f"{name}_dim_{i}" for i in range(total)]
         for frame in site["cond_indep_stack"]:
             position = total - event + frame.dim if frame.vectorized else -1
-            if 0 <= position < total and site["value"].shape[position] == frame.size:
+            if 0 <= position < total and shape[position] == frame.size:
                 names[position] = frame.name
         given = site["infer"].get("event_dims")
         if given and len(given) == event:

@@ -78,7 +78,17 @@ class Unobserve(Messenger):
 
     def _pyro_sample(self, msg: Any) -> None:
         if msg["is_observed"] and structure.holds_data(msg):
+            as_many_as_scored(msg)
             msg["is_observed"], msg["value"], msg["done"] = False, None, False
+
+
+def as_many_as_scored(msg: Any) -> None:
+    """Make a site's distribution draw as many elements as its data have, each on its own."""
+    if isinstance(msg["value"], Tensor):
+        shape, fn = structure.scored_shape(msg), msg["fn"]
+        batch = shape[: len(shape) - fn.event_dim]
+        if batch != fn.batch_shape:
+            msg["fn"] = fn.expand(batch)
 
 
 class _Draw(Messenger):

@@ -360,10 +360,10 @@ class Posterior:
         model = self.log_joint.model
         with seeded(self.seed), self.under_model_state():
             values = self.draws(draws)
-            values |= PerDraw(model, self.args, self.kwargs, values).shared_discrete()
+            shared = PerDraw(model, self.args, self.kwargs, values).shared_discrete()
             if not args and not kwargs:
                 args, kwargs = self.args, self.kwargs
-            return PerDraw(model, args, kwargs, values).new_data()
+            return {**shared, **PerDraw(model, args, kwargs, {**values, **shared}).new_data()}
 
     def to_arviz(
         self,

@@ -122,7 +122,7 @@ class Points:
             if isinstance(s["value"], Tensor)
         }
         names = _chosen(list(found), site, caller)
-        data = {name: _broadcast(found[name]) for name in names}
+        data = {name: to_numpy(observed_data(found[name])) for name in names}
         kept = {
             name: ~np.isnan(values).all(axis=tuple(range(_batch_dim(found[name]), values.ndim)))
             if values.dtype.kind == "f"
@@ -134,8 +134,6 @@ class Points:
             (name,) = names
             shape = kept[name].shape
             dims = dims_of(trace)[name][: len(shape)]
-            if len(set(dims)) != len(shape):  # data that are broadcast against their plate
-                dims = [f"{name}_dim_{i}" for i in range(len(shape))]
             return cls((name,), kept, data[name], shape, tuple(dims), {}, discrete)
         rows = [values[kept[name]] for name, values in data.items()]
         if len(rows) > 1:
@@ -148,7 +146,7 @@ class Points:
         labels = [
             f"{name}[{', '.join(map(str, index))}]" if index else name
             for name in names
-            for index in zip(*np.nonzero(kept[name]), strict=True)
+            for index in map(tuple, np.argwhere(kept[name]).tolist())
         ]
         observed = np.concatenate(rows)
         if not len(observed):
@@ -210,11 +208,4 @@ def _chosen(found: list[str], site: str | Sequence[str] | None, caller: str) -> 
 
 
 def _batch_dim(site: Any) -> int:
-    return len(site["fn"].batch_shape)
-
-
-def _broadcast(site: Any) -> NDArray[Any]:
-    """A site's data, NaN where masked out, in the full shape of its distribution."""
-    value = observed_data(site)
-    shape = torch.broadcast_shapes(value.shape, site["fn"].shape())
-    return np.array(to_numpy(value.expand(shape)))
+    return len(structure.scored_shape(site)) - int(site["fn"].event_dim)

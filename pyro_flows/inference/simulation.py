@@ -18,6 +18,7 @@ from pyro_flows.guides import named_sites, structure
 from pyro_flows.guides.enumeration import Substitute
 from pyro_flows.guides.unpack import aligned
 from pyro_flows.inference.flatness import flat_priors
+from pyro_flows.inference.per_draw import as_many_as_scored
 
 if TYPE_CHECKING:
     from pyro_flows.inference.posterior import Posterior
@@ -108,6 +109,8 @@ class _Forwards(Messenger):
 
     def _pyro_sample(self, msg: Any) -> None:
         if msg["name"] in self.simulator.data:
+            msg["value"] = self.simulator.data[msg["name"]]
+            as_many_as_scored(msg)
             msg["value"], msg["is_observed"], msg["done"] = None, False, False
 
     def _pyro_post_sample(self, msg: Any) -> None:

@@ -15,6 +15,7 @@ import torch
 
 from pyro_flows import FlowVI
 from pyro_flows.diagnostics import load_netcdf, save_netcdf
+from pyro_flows.errors import OptionError
 from pyro_flows.inference import per_draw
 
 from .models import flat
@@ -215,3 +216,53 @@ def test_arviz_and_files(complete, tmp_path):
         loo = az.loo(again)
     elpd = getattr(loo, "elpd_loo", None) or loo.elpd
     assert np.isfinite(elpd)
+
+
+def test_data_without_a_plate():
+    def model(y):
+        mean = pyro.sample("mean", dist.Normal(0.0, 5.0))
+        pyro.sample("y", dist.Normal(mean, 1.0), obs=y)
+
+    y = torch.tensor([1.0, 2.0, 0.5])
+    posterior = FlowVI(model, num_steps=5, progress=False).run(y)
+    found = posterior.to_arviz(400)
+    new = group(found, "posterior_predictive")["y"]
+    assert new.dims == ("chain", "draw", "y_dim_0")
+    noise = new.values[0] - group(found, "posterior")["mean"].values[0][:, None]
+    assert abs(np.corrcoef(noise.T)[0, 1]) < 0.2  # each point's own
+    assert group(found, "log_likelihood")["y"].shape == (1, 400, 3)
+    assert posterior.predict(draws=7)["y"].shape == (7, 3)
+
+
+@pytest.mark.parametrize("rows", [2, 3])
+def test_data_that_are_broadcast_against_their_plates(rows):
+    def model(y):
+        mean = pyro.sample("mean", dist.Normal(0.0, 5.0))
+        with pyro.plate("row", rows, dim=-2), pyro.plate("column", 3, dim=-1):
+            pyro.sample("y", dist.Normal(mean, 1.0), obs=y)
+
+    y = torch.tensor([1.0, 2.0, 0.5])
+    found = FlowVI(model, num_steps=5, progress=False).run(y).to_arviz(20)
+    for name in ("log_likelihood", "posterior_predictive"):
+        assert group(found, name)["y"].dims == ("chain", "draw", "row", "column")
+    observed = group(found, "observed_data")["y"]
+    assert observed.dims == ("row", "column")
+    np.testing.assert_array_equal(observed.values, y.expand(rows, 3).numpy())
+
+
+def test_a_deterministic_site_with_an_event():
+    def model(y):
+        with pyro.plate("group", 3):
+            x = pyro.sample("x", dist.Normal(torch.zeros(3, 3), 1.0).to_event(1))
+            pyro.deterministic("twice", 2 * x, event_dim=1)
+        pyro.sample("y", dist.Normal(x.sum(), 1.0), obs=y)
+
+    found = FlowVI(model, num_steps=5, progress=False).run(torch.tensor(1.0)).to_arviz(20)
+    assert group(found, "posterior")["twice"].dims == ("chain", "draw", "group", "twice_dim_1")
+
+
+def test_arguments_that_make_no_sense(posterior):
+    with pytest.raises(OptionError, match=r"Put a single one in a tuple: \(x,\)"):
+        posterior.to_arviz(20, predictions=SIGMA)
+    with pytest.raises(OptionError, match="got -1"):
+        posterior.to_arviz(20, prior=-1)

@@ -244,3 +244,15 @@ class TestCompare:
             compare(fits, draws=500)
         with pytest.raises(ValueError, match="got 4 points for 'a' and 8 for 'c'"):
             compare({"a": fits["a"], "c": quick(normal_mean, DATA)}, draws=500)
+
+
+def test_scalar_sites_one_by_one():
+    def model(y):
+        mean = pyro.sample("mean", dist.Normal(0.0, 5.0))
+        for i in pyro.plate("data", 3):
+            pyro.sample(f"y_{i}", dist.Normal(mean, 1.0), obs=y[i])
+
+    posterior = FlowVI(model, num_steps=5, progress=False).run(torch.tensor([1.0, 2.0, 0.5]))
+    found = loo(posterior, ["y_0", "y_1", "y_2"])
+    assert found.elpd_i.shape == (3,)
+    assert found.coords["point"] == ["y_0", "y_1", "y_2"]

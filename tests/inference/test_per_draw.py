@@ -274,6 +274,8 @@ class TestPosterior:
                 pyro.sample("y", dist.Normal(loc + 20 * which, 1.0), obs=y)
 
         posterior = FlowVI(model, num_steps=50, progress=False).run(torch.full((3,), 20.0))
-        new = posterior.predict(None, 5, draws=200)["y"]
-        assert new.shape == (200, 5)
-        assert float(new.mean()) == pytest.approx(20, abs=1)
+        new = posterior.predict(None, 5, draws=200)
+        assert new["which"].shape == (200,)
+        assert bool((new["which"] == 1).all())
+        assert new["y"].shape == (200, 5)
+        assert float(new["y"].mean()) == pytest.approx(20, abs=1)
