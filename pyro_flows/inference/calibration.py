@@ -36,9 +36,9 @@ from pyro_flows.transforms import CholeskyAffine
 
 # What is ranked beside the model's sites: the density of each with the data.
 LOG_JOINT = "log joint"
-# Steps of each cycle of a refit, which begins near the end; and the gap, nats, at which importance
-# resampling does the rest: usually, and where that was not enough.
-CYCLES, CLOSE, THOROUGH = (100, 200, 400, 800), 0.05, 0.005
+# Steps of each cycle of a refit, which begins near the end. The gaps, nats, at which importance
+# resampling mostly does the rest, and at which draws can be used as they are.
+CYCLES, CLOSE = (100, 200, 400, 800), 0.05
 RELIABLE = 0.7 * RELIABLE_GAP
 PARTICLES, SLOW_PARTICLES = 64, 8
 TRAINED = "The model's own parameters were held at their trained values."
@@ -273,8 +273,9 @@ class _Main:
 class _Refit(FlowVI):
     """A fit to other data that begins where the main fit ended.
 
-    A thorough one looks for further modes, as any fit does, and trains for longer. Of a quick one
-    the paths to the best Gaussian may tell that it missed some.
+    A thorough one begins anew: it looks for further modes, as any fit does, and trains until its
+    draws can be used as they are. Of a quick one the paths to the best Gaussian may tell that it
+    missed some.
     """
 
     def __init__(self, main: _Main, data: Values, seed: int, *, thorough: bool) -> None:
@@ -339,7 +340,7 @@ class _Refit(FlowVI):
             if isinstance(part, CholeskyAffine) and part.log_scale.requires_grad:
                 part.measure_in_scales()
         count = PARTICLES if log_joint.mode != "sequential" else SLOW_PARTICLES
-        close = min(THOROUGH, self.main.close) if self.thorough else self.main.close
+        close = RELIABLE if self.thorough else self.main.close
         schedule = Schedule(CYCLES, self.learning_rate, good_enough=close)
         return train(
             objective.parameters,
