@@ -126,7 +126,10 @@ def add(commands: Commands) -> None:
     )
     group = add_training(parser, "default")
     group.add_argument(
-        "--max-steps", type=at_least(1), metavar="N", help="at most so many steps (default: 6000)"
+        "--max-steps",
+        type=at_least(1),
+        metavar="N",
+        help="at most so many steps (default: 6000; fewer where modes seem to be missing)",
     )
     group.add_argument(
         "--max-gradients",

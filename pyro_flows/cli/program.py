@@ -38,7 +38,7 @@ exit codes:
   1    something is wrong with the input, or failed; a sentence says what
   2    the command line can't be understood
   3    the fit ran and was written, but its verdict is "not reliable"
-  130  interrupted (Ctrl-C); what was fitted so far is written where there is any
+  130  interrupted (Ctrl-C); what was fitted so far is written, if there is any
 
 Each command explains itself: {PROGRAM} fit --help
 Results go to standard output, progress and notes to standard error.

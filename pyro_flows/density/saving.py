@@ -25,7 +25,7 @@ from pyro_flows.density.units import Units
 from pyro_flows.diagnostics.anchors import more
 from pyro_flows.distributions import FlowMixture
 from pyro_flows.errors import PyroFlowsError, SavedDensityError
-from pyro_flows.training.folders import write_folder
+from pyro_flows.training.folders import told, write_folder
 
 if TYPE_CHECKING:
     from pyro_flows.density.flow_density import FlowDensity
@@ -221,10 +221,9 @@ def _check_complete(config: Any, tensors: Any) -> None:
 
 
 def _damaged(path: Path, error: Exception) -> SavedDensityError:
-    what = str(error).splitlines()[0][:200] if str(error) else ""
     return SavedDensityError(
-        f"{path} is damaged, or wasn't written by FlowDensity.save ({type(error).__name__}: "
-        f"{what}). Restore it from a copy, or fit again."
+        f"{path} is damaged, or wasn't written by FlowDensity.save ({told(error)}). Restore it "
+        "from a copy, or fit again."
     )
 
 

@@ -54,17 +54,20 @@ def figures_of_merit(
             "In nats, a lower bound of the log evidence, by the guide itself.",
         ),
         "log evidence": (_plus_minus(weights.log_evidence, weights.log_evidence_se), evidence),
-        "gap": (_plus_minus(weights.gap, weights.gap_se), _gap_in_words(weights.gap)),
+        "gap": (_plus_minus(weights.gap, weights.gap_se), _gap_in_words(weights.gap, works=works)),
         "k-hat": (f"{weights.khat:.2f}" if weights.khat_applicable else "n/a", khat),
         "effective draws": (f"{ess:,.0f}", f"Of a pool of {weights.n:,}, {pool}."),
     }
 
 
-def _gap_in_words(gap: float) -> str:
+def _gap_in_words(gap: float, *, works: bool) -> str:
+    text = "Log evidence less ELBO: the guide's divergence from the posterior"
+    if not works:
+        return f"{text}, known no better than the log evidence."
     if not 0 <= gap < 0.5:
-        return "Log evidence less ELBO: the guide's divergence from the posterior."
+        return f"{text}."
     shift = f"{math.sqrt(2 * gap):.2g}"
-    return f"Log evidence less ELBO. So the guide's means are off by about {shift} sd at most."
+    return f"{text}. A Gaussian whose mean is off by {shift} sd has as much."
 
 
 def _plus_minus(value: float, error: float) -> Html:

@@ -23,12 +23,18 @@ LARGEST_INVALID_SHARE = 1e-3
 # Fewer effective draws than this say too little of a tail (the usual floor for MCMC, too).
 FEWEST_EFFECTIVE = 400
 
-TRAIN_LONGER = "train longer: FlowVI(..., max_steps=20_000), and no smaller max_gradients"
+TRAIN_LONGER = (
+    "train longer: FlowVI(..., max_steps=20_000), without num_steps or a small max_gradients"
+)
+EXACT = (
+    "draw exactly, from the flow: pyro_flows.neutra_nuts(posterior); where the flow is a mixture, "
+    "independence_metropolis(posterior)"
+)
 ADVICE = (
     f"{TRAIN_LONGER}.",
     "a richer flow: FlowVI(..., flow='nsf').",
-    "reparametrise the model (pyro.infer.reparam.LocScaleReparam), or run NUTS in the "
-    "flow's coordinates: NeuTraReparam(posterior.guide).",
+    "reparametrise the model (pyro.infer.reparam.LocScaleReparam).",
+    f"{EXACT}.",
 )
 
 

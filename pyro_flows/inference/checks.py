@@ -12,7 +12,7 @@ from pyro.infer.autoguide.guides import AutoContinuous
 from torch import Tensor
 
 from pyro_flows.diagnostics import ImportanceWeights, Remark, resample
-from pyro_flows.diagnostics.verdict import RELIABLE_GAP, TRAIN_LONGER
+from pyro_flows.diagnostics.verdict import EXACT, RELIABLE_GAP, TRAIN_LONGER
 from pyro_flows.guides import structure
 from pyro_flows.guides.unpack import coordinate_sites
 from pyro_flows.inference.bursts import CHAINS, burst
@@ -203,7 +203,7 @@ def drifting(
     fault = Remark(
         f"Short runs of Hamiltonian Monte Carlo from the draws move them: the marginal of "
         f"{_names(objective.guide, marked)} drifts by {size:.2f} standard deviations.",
-        f"{TRAIN_LONGER}; or run NUTS in the flow's coordinates: NeuTraReparam(posterior.guide).",
+        f"{TRAIN_LONGER}; or {EXACT}.",
         "drifting-marginal",
     )
     return [fault], [], drift.gradients

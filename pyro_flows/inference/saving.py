@@ -21,7 +21,7 @@ from pyro_flows.errors import SavedPosteriorError
 from pyro_flows.guides import AutoFlow, LogJoint, named_sites
 from pyro_flows.inference.randomness import seeded
 from pyro_flows.training import Report
-from pyro_flows.training.folders import write_folder
+from pyro_flows.training.folders import told, write_folder
 
 if TYPE_CHECKING:
     from pyro_flows.inference.posterior import Posterior
@@ -30,6 +30,7 @@ FORMAT = 2
 FILES = ("posterior.json", "guide.pt", "arrays.npz")
 ARRAYS = frozenset({"z", "log_p", "log_q"})
 DTYPES = {str(t).removeprefix("torch."): t for t in (torch.float32, torch.float64)}
+KINDS = {"seed": int, "modes": int, "cost": dict, "verdict": dict, "report": dict, "sites": dict}
 # Stored draws on which the given model must have the saved log density.
 CHECK_POINTS = 8
 SCALARS = (type(None), int, float, str, bool, Tensor, torch.nn.Parameter)
@@ -139,18 +140,12 @@ def load(path: Path, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) 
         )
     pool = Pool(arrays["z"], arrays["log_p"], arrays["log_q"])
     history = {k[len("history_") :]: v for k, v in arrays.items() if k.startswith("history_")}
-    verdict = config["verdict"]
     posterior = Posterior(
         guide=guide,
         log_joint=log_joint,
         pool=pool,
         weights=importance_weights(pool.log_p, pool.log_q),
-        verdict=Verdict(
-            verdict["status"],
-            tuple(verdict["reasons"]),
-            tuple(verdict["advice"]),
-            tuple(verdict.get("anchors", ())),  # older files have none
-        ),
+        verdict=_verdict(config["verdict"]),
         report=Report(**config["report"], history=history),
         cost=config["cost"],
         seed=config["seed"],
@@ -232,13 +227,26 @@ def _check_complete(config: Any, tensors: Any, arrays: Any) -> None:
         raise ValueError(f"arrays of {sorted(lengths)} draws")
     if config["dtype"] not in DTYPES:
         raise ValueError(f"unknown dtype {config['dtype']}")
+    wrong = [name for name, kind in KINDS.items() if type(config[name]) is not kind]
+    if wrong or not {"gradients", "seconds"} <= set(config["cost"]):
+        raise ValueError(f"another kind of {', '.join(wrong) or 'cost'}")
+    _verdict(config["verdict"])
+    Report(**config["report"])
+
+
+def _verdict(saved: dict[str, Any]) -> Verdict:
+    texts = (
+        saved["reasons"],
+        saved["advice"],
+        saved.get("anchors", ()),
+    )  # older files: no anchors
+    return Verdict(saved["status"], *(tuple(map(str, text)) for text in texts))
 
 
 def _damaged(path: Path, error: Exception) -> SavedPosteriorError:
-    what = str(error).splitlines()[0][:200] if str(error) else ""
     return SavedPosteriorError(
         f"{path} is damaged, or wasn't written by Posterior.save "
-        f"({type(error).__name__}: {what}). Restore it from a copy, or fit again."
+        f"({told(error)}). Restore it from a copy, or fit again."
     )
 
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from pyro_flows._version import __version__
 from pyro_flows.errors import CheckpointError, PyroFlowsError
+from pyro_flows.training.folders import told
 
 FORMAT = 1
 MARKER = "checkpoint.json"
@@ -135,8 +136,8 @@ class Checkpoint:
         names = [*wanted, *(set(known) - set(wanted))]
         other = [name for name in names if known.get(name) != wanted.get(name)]
         if other:
-            told = [_difference(name, known.get(name), wanted.get(name)) for name in other]
-            raise self.of_another("; ".join(told))
+            differ = [_difference(name, known.get(name), wanted.get(name)) for name in other]
+            raise self.of_another("; ".join(differ))
 
     def of_another(self, what: str) -> CheckpointError:
         """The error to raise where something differs from the run that was interrupted."""
@@ -172,10 +173,9 @@ class Checkpoint:
 
     def damaged(self, error: Exception, name: str = MARKER) -> CheckpointError:
         """The error to raise where a file isn't what was written."""
-        what = str(error).splitlines()[0][:200] if str(error) else ""
         return CheckpointError(
             f"The checkpoint {self.path / name} is damaged, or was written by something else "
-            f"({type(error).__name__}: {what}). Restore it from a copy, or remove the folder "
+            f"({told(error)}). Restore it from a copy, or remove the folder "
             f"{self.path} to begin anew."
         )
 

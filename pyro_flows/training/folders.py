@@ -6,12 +6,25 @@
 from __future__ import annotations
 
 import os
+import pickle
 import shutil
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 
 from pyro_flows.errors import PyroFlowsError
+
+
+def told(error: Exception) -> str:
+    """What reading a file failed of, in brief.
+
+    Not in torch's words where it refuses code: they advise to run it.
+    """
+    if isinstance(error, pickle.UnpicklingError):
+        return "it holds other things than tensors, or code, which is never run"
+    lines = str(error).splitlines()
+    first = lines[0].split(". ")[0].rstrip(".")[:200] if lines else ""
+    return f"{type(error).__name__}: {first}" if first else type(error).__name__
 
 
 def write_folder(

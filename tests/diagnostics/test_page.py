@@ -128,7 +128,7 @@ def test_figures_of_merit_in_words():
 
     good = told(0.1 * rng.normal(size=4000))
     assert "reweighting can correct" in good["k-hat"]
-    assert "off by about 0.1 sd at most" in good["gap"]  # the square root of 2 times 0.01 / 2
+    assert "off by 0.1 sd has as much" in good["gap"]  # the square root of 2 times 0.01 / 2
     assert "It compares models" in good["log evidence"]
     flat = told(0.1 * rng.normal(size=4000), remark=" (relative: improper prior on 'MU')")
     assert "Relative: improper prior on 'MU'." in flat["log evidence"]

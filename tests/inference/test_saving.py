@@ -240,9 +240,10 @@ class TestBadFiles:
                     np.save(file, array, allow_pickle=True)
                 else:
                     np.savez(file, z=array, log_p=array, log_q=array)
-        with pytest.raises(SavedPosteriorError):
+        with pytest.raises(SavedPosteriorError) as refused:
             load(saved)
         assert not marker.exists()
+        assert "weights_only" not in str(refused.value)  # torch's advice is to run it
 
     @pytest.mark.parametrize("key", ["sites", "flow", "seed", "cost", "verdict", "report"])
     def test_a_part_of_the_configuration_is_missing(self, saved, key):
@@ -250,6 +251,19 @@ class TestBadFiles:
         del config[key]
         (saved / "posterior.json").write_text(json.dumps(config))
         with pytest.raises(SavedPosteriorError):
+            load(saved)
+
+    @pytest.mark.parametrize(
+        ("key", "value"),
+        [
+            *(("modes", "x"), ("verdict", {}), ("report", {"zz": 1}), ("seed", "q")),
+            *(("cost", 3), ("cost", {}), ("sites", [])),
+        ],
+    )
+    def test_a_part_of_the_configuration_is_of_another_kind(self, saved, key, value):
+        config = json.loads((saved / "posterior.json").read_text())
+        (saved / "posterior.json").write_text(json.dumps({**config, key: value}))
+        with pytest.raises(SavedPosteriorError, match="damaged"):
             load(saved)
 
     @pytest.mark.parametrize("keep", [{"guide"}, {"arguments"}, set()])
