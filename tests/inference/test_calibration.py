@@ -16,6 +16,7 @@ from pyro.infer.autoguide import AutoDiagonalNormal
 
 from pyro_flows import AutoFlow, FlowVI, calibrate
 from pyro_flows.errors import GuideError, ModelError
+from pyro_flows.inference import warm_refit
 from pyro_flows.inference.gaussian import Gaussian
 from pyro_flows.inference.simulation import Simulator
 
@@ -256,7 +257,7 @@ def test_a_refit_starts_from_the_main_flow_moved_to_the_new_gaussian():
     mean, cov = moments()
     wanted = Gaussian(torch.tensor([3.0, -1.0]), torch.tensor([[0.5, 0.0], [0.2, 2.0]]))
     with torch.no_grad():
-        calibration._move(guide.affine, Gaussian(mean, torch.linalg.cholesky(cov)), wanted)
+        warm_refit._move(guide.affine, Gaussian(mean, torch.linalg.cholesky(cov)), wanted)
     mean, cov = moments()
     assert torch.allclose(mean, wanted.loc, atol=0.06)
     assert torch.allclose(cov, wanted.scale_tril @ wanted.scale_tril.T, atol=0.1)
@@ -271,8 +272,8 @@ def test_a_refit_needs_hardly_any_training_where_only_the_place_changes():
         pyro.sample("y", dist.Normal(x + u**2, 0.5), obs=y)
 
     posterior = fit(skewed, torch.tensor(1.0), num_steps=200)
-    main = calibration._Main(posterior, 0.05, None, None)
-    refit = calibration._Refit(main, {"y": torch.tensor(60.0)}, 0, thorough=False)
+    main = warm_refit.MainFit(posterior, 0.05, None, None)
+    refit = warm_refit.Refit(main, {"y": torch.tensor(60.0)}, 0, thorough=False)
     found = refit.run(torch.tensor(1.0))
     begun = found.report.history["heldout_elbo"][0]
     gaussian = posterior.log_evidence - main.gaussian.elbo
@@ -396,6 +397,6 @@ def test_interrupts_of_a_refit_end_the_calibration(monkeypatch):
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(calibration, "find_gaussian", interrupt)
+    monkeypatch.setattr(warm_refit, "find_gaussian", interrupt)
     with pytest.raises(KeyboardInterrupt):
         run(posterior, 5)
