@@ -20,7 +20,7 @@ from pyro_flows.inference.gaussian import Gaussian
 from pyro_flows.inference.objectives import Objective
 from pyro_flows.inference.posterior import Posterior
 from pyro_flows.inference.randomness import seeded
-from pyro_flows.inference.warm_start import Start, _search, find_gaussian
+from pyro_flows.inference.warm_start import Start, find_gaussian, search_from
 from pyro_flows.training import Report, Schedule, train
 from pyro_flows.transforms import CholeskyAffine
 
@@ -173,7 +173,7 @@ def _place(guide: AutoContinuous, log_joint: LogJoint) -> None:
     if loc is None or loc.shape != (guide.latent_dim,):
         return
     scale = torch.eye(len(loc), device="cpu").to(loc)
-    loc.copy_(_search(log_joint, Gaussian(loc.detach().clone(), scale)).loc)
+    loc.copy_(search_from(log_joint, Gaussian(loc.detach().clone(), scale)).loc)
 
 
 def _move(affine: CholeskyAffine, old: Gaussian, new: Gaussian) -> None:

@@ -137,7 +137,7 @@ def find_gaussian(log_joint: LogJoint, guide: AutoFlow) -> Start:
     layer, loc = guide.noncentring, guide.affine.loc.detach().clone()
     scale = guide.affine.scale_tril.detach().clone()
     if layer is None:
-        best = _search(log_joint, Gaussian(loc, scale))
+        best = search_from(log_joint, Gaussian(loc, scale))
     else:
         centred = torch.ones(layer.dim, device="cpu").to(loc)
         x, found = layer(loc), list[tuple[Start, Tensor]]()
@@ -145,7 +145,7 @@ def find_gaussian(log_joint: LogJoint, guide: AutoFlow) -> Start:
             layer.set_centring(degree)
             log_joint.forget()
             floor = found[0][0].elbo if found else -math.inf
-            found.append((_search(log_joint, Gaussian(layer.inv(x), scale), floor), degree))
+            found.append((search_from(log_joint, Gaussian(layer.inv(x), scale), floor), degree))
             if found[-1][0].exact:
                 break
         best, best.centring = max(found, key=lambda pair: pair[0].elbo)
@@ -256,7 +256,7 @@ def _explored(
     return _Explored(weighty, refined, places, search.gradients + more, unseen)
 
 
-def _search(log_joint: LogJoint, plain: Gaussian, floor: float = -math.inf) -> Start:
+def search_from(log_joint: LogJoint, plain: Gaussian, floor: float = -math.inf) -> Start:
     """The best Gaussian found from a plain one, in the log joint's coordinates.
 
     One that took all its steps is on hard ground, where another start may lead higher.
