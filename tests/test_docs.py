@@ -182,6 +182,30 @@ def test_anchors_are_also_those_of_headings():
     assert [(a, h) for a, h in sections() if slug(h) != a] == []
 
 
+def in_two(text, printed):
+    """Whether it is there, or its beginning and its end are, with something put in between."""
+    cuts = [match.start() for match in re.finditer(" ", text)] + [len(text)]
+    return any(text[:cut] in printed and text[cut:].strip() in printed for cut in cuts)
+
+
+def test_what_is_quoted_is_what_is_printed():
+    strings = set()
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            parts = node.values if isinstance(node, ast.JoinedStr) else [node]
+            texts = [part.value if isinstance(part, ast.Constant) else "\0" for part in parts]
+            strings.add("".join(text for text in texts if isinstance(text, str)))
+    printed = "\n".join(strings)
+    quotes = re.findall(r"(?:^> .*\n)+", (ROOT / WARNINGS).read_text(), re.M)
+    assert len(quotes) > 20
+    for quote in quotes:
+        text = " ".join(line[2:] for line in quote.split("\n"))
+        # Between numbers, names and what is left out.
+        fixed = re.split(r"'[\w-]+'(?!\w)|-?\d[\d.,%/x]*|\.\.\.|[(),:;]", text)
+        long = [part.strip() for part in fixed if len(part.split()) > 3]
+        assert [part for part in long if not in_two(part, printed)] == [], quote
+
+
 def test_each_section_says_what_to_do():
     text = (ROOT / WARNINGS).read_text()
     parts = re.split(r"^\([\w-]+\)=$", text, flags=re.M)[1:]
