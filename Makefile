@@ -75,8 +75,8 @@ examples: $(INSTALLED)  ## every example, with tiny settings
 doctest: $(INSTALLED)  ## the examples in docstrings
 	$(PYTEST) --doctest-modules pyro_flows $(ARGS)
 
-docs: $(DOCS_INSTALLED)  ## the documentation, warnings as errors, to docs/_build/html
-	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build/html
+docs: $(DOCS_INSTALLED)  ## run and build the documentation, warnings as errors, to docs/_build/html
+	$(BIN)/python -m sphinx -j $(JOBS) -q -W --keep-going -b html docs docs/_build/html
 
 check: lint types imports test examples  ## what to run before a commit
 

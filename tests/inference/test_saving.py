@@ -4,6 +4,7 @@
 """A posterior on disk: read back in another process, and no file can do harm."""
 
 import collections
+import dataclasses
 import enum
 import json
 import os
@@ -64,6 +65,13 @@ class TestRoundTrip:
         )
         assert repr(again) == repr(posterior)
         assert again.summary().equals(posterior.summary())
+
+    def test_a_verdict_that_was_saved_without_anchors(self, saved):
+        file = saved / FILES[0]
+        config = json.loads(file.read_text(encoding="utf-8"))
+        del config["verdict"]["anchors"]
+        file.write_text(json.dumps(config), encoding="utf-8")
+        assert load(saved).verdict == dataclasses.replace(fitted("groups").verdict, anchors=())
 
     def test_the_guide_is_the_same_density(self, saved):
         posterior, again = fitted("groups"), load(saved)
