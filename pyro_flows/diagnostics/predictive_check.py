@@ -234,8 +234,8 @@ def loo_pit(
         rng: numpy's generator, for ties.
 
     Returns:
-        Values in [0, 1] in the shape of ``observed``, NaN where new data are; and the k-hat of
-        each point, ``shape``.
+        Values in [0, 1] in the shape of ``observed``, NaN where data or new data are; and the
+        k-hat of each point, ``shape``.
 
     Raises:
         ValueError: as for ``psis_loo``, or if the data's shapes don't fit.
@@ -263,7 +263,8 @@ def loo_pit(
     for i, (log_weights, khats[i]) in enumerate(point_weights(ratio, points)):
         w, at = np.exp(log_weights), columns[:, i]
         below, ties = w @ (at < rows[i]), w @ (at == rows[i])
-        pit[i] = np.where(np.isnan(at).any(0), np.nan, below + ties * rng.uniform(size=ties.shape))
+        unknown = np.isnan(at).any(0) | np.isnan(rows[i])
+        pit[i] = np.where(unknown, np.nan, below + ties * rng.uniform(size=ties.shape))
     # A sum of weights is 1 up to rounding.
     return pit.clip(0.0, 1.0).reshape(data.shape), khats.reshape(shape)
 

@@ -79,13 +79,19 @@ def predictive_check(
         points = Points.of(raw.runs.trace, site, caller="predictive_check")
         new = points.take(posterior.predict(draws=draws))
         pit, notes = _pit(posterior, raw, points)
+    observed = points.observed
+    # An event may be known in part; a point that isn't known at all is no point.
+    known = ~np.isnan(observed) if observed.dtype.kind == "f" else np.array(True)
+    if not known.all():
+        observed, new = observed[known], new[:, known]
+        pit = None if pit is None else pit[known]
     if posterior.verdict.status == "not reliable":
         notes.append("The verdict on this fit is 'not reliable': print(posterior) says why.")
     return PredictiveCheck(
         table=diagnostics.predictive_pvalues(
-            points.observed, new, statistics=statistics, interval=interval
+            observed, new, statistics=statistics, interval=interval
         ),
-        observed=points.observed,
+        observed=observed,
         replicated=new,
         statistics=tuple(statistics),
         pit=pit,

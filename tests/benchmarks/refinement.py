@@ -237,7 +237,12 @@ def run(chosen: dict[str, Target], methods: list[str], seeds: list[int], out: Pa
                     # One that fails shouldn't cost the night's other runs.
                     traceback.print_exc()
                     row["error"] = f"{type(error).__name__}: {error}"
-                row |= {"machine": machine(), "command": " ".join(sys.argv)}
+                # What makes this row again, whatever folders it is run from and writes to.
+                chosen_ones = f"--targets {name} --methods {method} --seeds {seed}"
+                row |= {
+                    "machine": machine(),
+                    "command": f"python tests/benchmarks/refinement.py {chosen_ones} --out FILE",
+                }
                 with out.open("a") as lines:
                     lines.write(json.dumps(row) + "\n")
                 print(

@@ -145,3 +145,23 @@ def test_refusals():
 
     with pytest.raises(ModelError, match="predictive_check expected a model with data"):
         predictive_check(quick(none))
+
+
+def test_events_that_are_known_in_part():
+    def model(y):
+        mean = pyro.sample("mean", dist.Normal(0.0, 5.0))
+        with pyro.plate("data", len(y)):
+            loc = torch.stack([mean, mean])
+            fn = dist.NanMaskedMultivariateNormal(loc, torch.eye(2))
+            pyro.sample("y", fn, obs=y)
+
+    y = torch.randn(8, 2)
+    y[0, 1] = y[3, 0] = math.nan
+    posterior = FlowVI(model, num_steps=5, progress=False).run(y)
+    check = predictive_check(posterior, draws=300)
+    assert check.observed.shape == check.pit.shape == (14,)
+    assert check.replicated.shape == (300, 14)
+    assert check.table.notna().all(axis=None)
+    assert check.table.loc["mean", "observed"] == pytest.approx(float(y.nanmean()))
+    assert bool(((check.pit > 0) & (check.pit < 1)).all())
+    assert check.pit_p_value > 0

@@ -411,9 +411,9 @@ class TestRounding:
         loc = torch.full((32,), -1.85)
         loc[1] = 16.0
         guide.affine.set(loc, 0.01 * torch.eye(32))
-        ((reason, advice),) = checks.rounding(objective)
-        assert "of the draws is rounding's" in reason
-        assert "torch.set_default_dtype(torch.float64)" in advice
+        (remark,) = checks.rounding(objective)
+        assert "of the draws is rounding's" in remark.reason
+        assert "torch.set_default_dtype(torch.float64)" in remark.advice
 
     def test_single_precision_finds_what_double_does(self):
         found = []
