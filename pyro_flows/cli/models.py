@@ -23,6 +23,8 @@ from pyro_flows.cli.console import users_code
 from pyro_flows.errors import ModelError, PyroFlowsError
 
 EXPECTED = "Expected the model as FILE.py:NAME or package.module:NAME"
+# Of an error: a wrong value is often shown with the whole tensor it stands in.
+MOST_LINES = 4
 
 
 @dataclass(frozen=True)
@@ -181,8 +183,14 @@ def _blamed(file: str) -> Iterator[None]:
         place = _place(error, file)
         if place is None:
             raise
-        text = f"{type(error).__name__}: {error}".rstrip(": ")
+        text = f"{type(error).__name__}: {_brief(error)}".rstrip(": ")
         raise ModelError(f"The model's code raised {text}\n  {place}") from error
+
+
+def _brief(error: Exception) -> str:
+    """What an error says, without the rest of a tensor that it prints."""
+    lines = str(error).splitlines()
+    return "\n".join([*lines[:MOST_LINES], *(["..."] if len(lines) > MOST_LINES else [])])
 
 
 def _place(error: BaseException, file: str) -> str | None:

@@ -22,7 +22,8 @@ FOLDER is what 'pyro-flows fit' wrote, or what Posterior.save wrote in Python.
 The model must be named, since its code is run; what the folder says its model
 was is never run by itself. Model and data are checked against what was saved.
 
-Prints the verdict. Writes FOLDER/report.html unless -o says otherwise.
+Prints the verdict. Writes FOLDER/report.html unless -o says otherwise. The
+exit code is 0 once the page is written, whatever the verdict.
 
 examples:
   pyro-flows report schools_fit --model schools.py:schools

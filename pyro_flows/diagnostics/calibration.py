@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .anchors import more
 from .ecdf_bands import Points, ecdf_p_value
 from .elements import element_name
 
@@ -220,7 +221,9 @@ class Calibration:
                 f"  {len(self.failures)} simulations gave no ranks, and what made them fail may "
                 f"have to do with the truth. The first, number {number}: {reason}"
             )
-        return "\n".join([*lines, *(f"  {text}" for text in self.notes)])
+        lines += [f"  {text}" for text in self.notes]
+        lines += [f"  {more('signs-of-a-fault')}"] if self.p_value <= SIGNIFICANT else []
+        return "\n".join(lines)
 
     def _headline(self) -> str:
         p = self.p_value

@@ -164,7 +164,7 @@ def judge(
 
 
 def _figures(weights: ImportanceWeights) -> list[Remark]:
-    gap = f"gap log evidence - ELBO {weights.gap:.4f} ± {2 * weights.gap_se:.4f} nats"
+    gap = f"gap log evidence - ELBO {weights.gap:.4f} ± {weights.gap_se:.4f} nats"
     shown = f"{weights.khat:.2f}" if weights.khat_applicable else "not applicable"
     khat = f"k-hat {shown} (threshold {weights.threshold:.2f}, {weights.n} draws)"
     return [Remark(f"{gap}."), Remark(f"{khat}; effective share {weights.share:.1%}.")]

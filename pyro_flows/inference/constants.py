@@ -32,14 +32,17 @@ def constants(
         Name to array, of ArviZ's group ``constant_data``; a name that a site or a plate has, too,
         gets the suffix ``_data``.
     """
-    data = [site["value"] for site in structure.observed_sites(trace).values()]
-    taken = set(trace.nodes)
-    result = {}
-    for name, value in _by_name(model, args, kwargs).items():
-        array = _numbers(value)
-        if array is not None and not any(_same(value, other) for other in data):
-            result[f"{name}_data" if name in taken else name] = array
-    return result
+    given = _by_name(model, args, kwargs)
+    arrays = {name: _numbers(value) for name, value in given.items()}
+    data = {
+        _argument_observed(name, site["value"], given, arrays)
+        for name, site in structure.observed_sites(trace).items()
+    }
+    return {
+        f"{name}_data" if name in trace.nodes else name: array
+        for name, array in arrays.items()
+        if array is not None and name not in data
+    }
 
 
 def dims_of_constants(arrays: dict[str, NDArray[Any]], trace: Any) -> dict[str, list[str | None]]:
@@ -95,12 +98,30 @@ def _is_list(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and all(isinstance(v, (int, float)) for v in value)
 
 
-def _same(value: Any, other: Any) -> bool:
-    """Whether an argument is what was observed."""
-    if value is other:
-        return True
-    array = _numbers(value)
-    data = _numbers(other)
+def _argument_observed(
+    site: str, value: Any, given: dict[str, Any], arrays: dict[str, NDArray[Any] | None]
+) -> str | None:
+    """Name of the argument that a site observes; None where it observes something else.
+
+    That which is the data, or shares their memory. Where the model has made a copy, one that is
+    equal to them: of several the one named as the site, or else the last, since data come last.
+    """
+    for name, argument in given.items():
+        if argument is value or _shares_memory(argument, value):
+            return name
+    data = _numbers(value)
+    equal = [name for name, array in arrays.items() if _equal(array, data)]
+    return site if site in equal else equal[-1] if equal else None
+
+
+def _shares_memory(argument: Any, value: Any) -> bool:
+    if not isinstance(argument, Tensor) or not isinstance(value, Tensor):
+        return False
+    same_start = argument.device == value.device and argument.data_ptr() == value.data_ptr()
+    return same_start and argument.shape == value.shape and argument.numel() > 0
+
+
+def _equal(array: NDArray[Any] | None, data: NDArray[Any] | None) -> bool:
     if array is None or data is None or array.shape != data.shape or not array.size:
         return False
     return bool(np.array_equal(array, data, equal_nan=array.dtype.kind == "f"))

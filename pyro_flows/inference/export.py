@@ -62,7 +62,8 @@ class Wanted:
 
 def to_arviz(posterior: Posterior, draws: int, wanted: Wanted) -> Any:
     """See :meth:`Posterior.to_arviz`."""
-    pool, weights, index = posterior._delivered(draws)
+    asked = "Posterior.to_arviz expected draws"
+    pool, weights, index = posterior._delivered(draws, asked=asked)
     log_p = pool.log_p[index][None]
     stats = {
         "log_p": log_p,

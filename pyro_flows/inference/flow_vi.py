@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+import inspect
 import math
 import os
 import time
@@ -212,7 +214,7 @@ class FlowVI:
             pool=found.pool,
             weights=found.weights,
             verdict=found.verdict,
-            report=report,
+            report=dataclasses.replace(report, settings=self._asked()),
             cost={"gradients": gradients, "seconds": clock.total(), **clock.laps},
             seed=self.seed,
             args=args,
@@ -225,6 +227,15 @@ class FlowVI:
         flow = self.flow if isinstance(self.flow, str) else getattr(self.flow, "__name__", None)
         settings = {name: getattr(self, name) for name in names}
         return {**settings, "learning_rate": self.learning_rate, "flow": flow}
+
+    def _asked(self) -> dict[str, Any]:
+        """Settings that aren't the default, but for seed and flow, which are kept elsewhere."""
+        defaults = inspect.signature(FlowVI).parameters
+        return {
+            name: value
+            for name, value in self._settings().items()
+            if name not in ("seed", "flow") and value != defaults[name].default
+        }
 
     @property
     def _is_fresh(self) -> bool:

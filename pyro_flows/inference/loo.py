@@ -13,6 +13,7 @@ import numpy as np
 
 from pyro_flows import diagnostics
 from pyro_flows.diagnostics import LOO
+from pyro_flows.errors import OptionError
 from pyro_flows.inference.per_draw import PerDraw, log_likelihood
 from pyro_flows.inference.randomness import seeded
 from pyro_flows.inference.raw_draws import (
@@ -101,7 +102,7 @@ def compare(
     Raises:
         ValueError: fewer than two models, or models of other data.
         ModelError: as ``loo``.
-        OptionError: as ``loo``.
+        OptionError: as ``loo``; or the models have no names.
 
     Cost: that of ``loo`` for each fit.
 
@@ -115,6 +116,11 @@ def compare(
         >>> list(compare(fits).index)
         ['sd 1.0', 'sd 9.0']
     """
+    if not isinstance(models, Mapping):
+        raise OptionError(
+            f"compare expected a dict of names to fits, but got {type(models).__name__}. Say "
+            "compare({'one': posterior, 'two': other})."
+        )
     return diagnostics.compare_loo(
         {
             name: fit if isinstance(fit, LOO) else loo(fit, site, draws=draws)

@@ -31,8 +31,8 @@ def from_mcmc(
     """Chains of Pyro's ``MCMC`` for ArviZ: InferenceData on ArviZ 0.x, DataTree on 1.x.
 
     The groups, names of axes and attributes are those of :meth:`Posterior.to_arviz`, without what
-    only a guide has: ``sample_stats`` holds ``diverging`` and ``lp``, the log joint on the model's
-    own scale.
+    only a guide has: ``sample_stats`` holds ``diverging`` and ``lp``, the log joint density of the
+    unconstrained latents.
 
     Args:
         mcmc: after ``mcmc.run(...)``.

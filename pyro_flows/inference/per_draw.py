@@ -18,6 +18,7 @@ from pyro.infer import infer_discrete
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
+from torch.distributions import biject_to
 
 from pyro_flows.errors import ChangedModelError
 from pyro_flows.guides import structure
@@ -266,8 +267,16 @@ def log_prior(trace: Any) -> Values:
 
 
 def log_joint(trace: Any) -> Values:
-    """Log density of latents and data together, a scalar "lp", on the model's own scale."""
-    return {"lp": trace.log_prob_sum()}
+    """Log density of unconstrained latents and data together, a scalar "lp".
+
+    As NUTS and a guide see it: with the Jacobians of the transforms to the model's own scale.
+    """
+    total = trace.log_prob_sum()
+    for site in structure.latent_sites(trace).values():
+        if not site["fn"].support.is_discrete:
+            transform, value = biject_to(site["fn"].support), site["value"]
+            total = total + transform.log_abs_det_jacobian(transform.inv(value), value).sum()
+    return {"lp": total}
 
 
 def deterministic(trace: Any) -> Values:

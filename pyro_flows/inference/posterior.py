@@ -213,10 +213,12 @@ class Posterior:
         pool, _, index = self._delivered(n)
         return self._constrained(pool.z[index])
 
-    def _delivered(self, n: int) -> tuple[Pool, ImportanceWeights, NDArray[np.intp]]:
+    def _delivered(
+        self, n: int, *, asked: str = "Posterior.draws expected n"
+    ) -> tuple[Pool, ImportanceWeights, NDArray[np.intp]]:
         """A pool, its weights, and which of its draws are handed over."""
         if not isinstance(n, int) or n < 1:
-            raise GuideError(f"Posterior.draws expected n >= 1, but got {n!r}. Ask for a number.")
+            raise GuideError(f"{asked} >= 1, but got {n!r}. Ask for a number of draws.")
         pool, weights = self._pool_of(n)
         if self.corrected:
             rng = np.random.default_rng(self.seed)
@@ -359,7 +361,8 @@ class Posterior:
 
         model = self.log_joint.model
         with seeded(self.seed), self.under_model_state():
-            values = self.draws(draws)
+            pool, _, index = self._delivered(draws, asked="Posterior.predict expected draws")
+            values = self._constrained(pool.z[index])
             shared = PerDraw(model, self.args, self.kwargs, values).shared_discrete()
             if not args and not kwargs:
                 args, kwargs = self.args, self.kwargs
@@ -384,12 +387,15 @@ class Posterior:
         predictions_constant_data, guide_draws (raw draws with their weights, where those handed
         over are resampled), training (the curves).
 
-        Dimensions are named by plates; of event axes by ``infer={"event_dims": [...]}`` at the
-        site, as in NumPyro. Masked-out elements have log likelihood 0 and are NaN in the observed
-        data. Where a point's likelihood is not that of one run of the model (enumerated discrete
-        sites, subsampled plates), the log likelihood is left out, and the attribute
-        ``log_likelihood_left_out`` says why; ``prior_left_out`` does for flat priors, and
-        ``deterministic_left_out`` names sites that follow from a discrete one that was summed out.
+        ``lp``, which is ``log_p`` by ArviZ's name, is the log joint density of the unconstrained
+        latents, as in Stan. Dimensions are named by plates; of event axes by
+        ``infer={"event_dims": [...]}`` at the site, as in NumPyro; the first axis of an argument
+        by the only plate that has its size. Masked-out elements have log likelihood 0 and are NaN
+        in the observed data. Where a point's likelihood is not that of one run of the model
+        (enumerated discrete sites, subsampled plates), the log likelihood is left out, and the
+        attribute ``log_likelihood_left_out`` says why; ``prior_left_out`` does for flat priors,
+        and ``deterministic_left_out`` names sites that follow from a discrete one that was summed
+        out.
 
         Args:
             draws: number of draws.

@@ -42,7 +42,7 @@ def predictive(
 
     Raises:
         ChangedModelError: draws of another shape than the model's site has.
-        DataError: no draws, or differing numbers of them.
+        DataError: no draws, differing numbers of them, or draws that aren't tensors.
 
     Cost: one run of the model for each draw; ``torch.vmap`` runs up to 1,000 at once. Models that
     it refuses (a value read out of a tensor, a von Mises or LKJ site drawn anew) run draw by draw.
@@ -55,6 +55,13 @@ def predictive(
         >>> predictive(model, {"slope": torch.randn(100)}, torch.arange(3.0))["y"].shape
         torch.Size([100, 3])
     """
+    if not isinstance(samples, Mapping) or not all(
+        isinstance(value, Tensor) for value in samples.values()
+    ):
+        raise DataError(
+            "predictive expected draws as a dict of site name to tensor (S, *site_shape), but got "
+            f"{_kinds(samples)}. Convert the values by torch.as_tensor."
+        )
     values = dict(samples)
     sizes = {name: tuple(value.shape[:1]) for name, value in values.items()}
     if len(set(sizes.values())) != 1 or () in sizes.values() or (0,) in sizes.values():
@@ -64,3 +71,9 @@ def predictive(
         )
     with seeded(seed) if seed is not None else nullcontext(), torch.no_grad():
         return PerDraw(model, args, kwargs, values).new_data()
+
+
+def _kinds(samples: Any) -> str:
+    if not isinstance(samples, Mapping):
+        return type(samples).__name__
+    return ", ".join(f"'{name}' as {type(value).__name__}" for name, value in samples.items())

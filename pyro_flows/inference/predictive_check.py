@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from pyro_flows import diagnostics
 from pyro_flows.diagnostics import PredictiveCheck
+from pyro_flows.diagnostics.anchors import more
 from pyro_flows.diagnostics.predictive_check import STATISTICS, Statistic
 from pyro_flows.errors import ModelError
 from pyro_flows.inference.per_draw import log_likelihood
@@ -123,6 +124,6 @@ def _pit(posterior: Posterior, raw: RawDraws, points: Points) -> tuple[Array | N
     if high:
         notes.append(
             f"k-hat is {threshold:.2f} or more at {high:,} of {math.prod(points.shape):,} points: "
-            "their LOO-PIT values can't be trusted (see loo)."
+            f"their LOO-PIT values can't be trusted. {more('leave-one-out')}"
         )
     return pit, notes

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float64]
 LARGEST_RATIO = 1e150
+# Weights are smoothed by a fit to the largest fifth, which needs five.
+FEWEST = 25
 
 
 @dataclass(frozen=True)
@@ -53,8 +55,11 @@ class RawDraws:
         Raises:
             GuideError: n isn't a number of draws, or none is inside the support.
         """
-        if not isinstance(n, int) or n < 1:
-            raise GuideError(f"{caller} expected draws >= 1, but got {n!r}. Ask for a number.")
+        if not isinstance(n, int) or n < FEWEST:
+            raise GuideError(
+                f"{caller} expected draws >= {FEWEST}, but got {n!r}. Fewer can't be weighted; "
+                "some thousands are usual."
+            )
         pool = posterior.pool
         z, log_p, log_q = pool.z, pool.log_p, pool.log_q
         if n > len(pool):

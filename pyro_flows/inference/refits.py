@@ -16,6 +16,7 @@ import torch
 from pyro.infer.autoguide.initialization import init_to_value
 from torch import Tensor
 
+from pyro_flows.diagnostics.anchors import more
 from pyro_flows.diagnostics.chains import LARGEST_RHAT, Convergence, convergence
 from pyro_flows.errors import GuideError
 from pyro_flows.guides import constrain
@@ -146,7 +147,7 @@ class Refits:
         first, chains = self.posteriors[0], len(self)
         stats: dict[str, list[Any]] = {"log_p": [], "log_q": [], "log_weight": []}
         for p in self.posteriors:
-            pool, weights, index = p._delivered(draws)
+            pool, weights, index = p._delivered(draws, asked="Refits.to_arviz expected draws")
             stats["log_p"].append(pool.log_p[index])
             stats["log_q"].append(pool.log_q[index])
             stats["log_weight"].append(weights.log_weights[index])
@@ -185,10 +186,12 @@ class Refits:
 
     def __repr__(self) -> str:
         table, found = self.summary(), self.convergence()
-        said = "The fits agree." if self.agree else "The fits disagree: at least one is wrong."
+        said = ["The fits agree."]
+        if not self.agree:
+            said = ["The fits disagree: at least one is wrong.", more("fits-disagree")]
         return "\n".join(
             [
-                said,
+                *said,
                 table.to_string(float_format=lambda x: f"{x:.4f}"),
                 f"R-hat over fits as chains: at most {found.rhat_max:.3f} ({found.rhat_where}).",
                 NO_PROOF,

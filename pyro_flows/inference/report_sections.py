@@ -252,7 +252,8 @@ def _how_to_reproduce(fit: Fit) -> Section:
     guide = posterior.guide
     given = [_described(value) for value in posterior.args]
     given += [f"{key}={_described(value)}" for key, value in posterior.kwargs.items()]
-    options = [f"seed={posterior.seed}"]
+    options = [f"{name}={value!r}" for name, value in posterior.report.settings.items()]
+    options.append(f"seed={posterior.seed}")
     if isinstance(guide, AutoFlow) and guide.flow_name not in (None, "default"):
         options.insert(0, f"flow={guide.flow_name!r}")
     if not isinstance(guide, AutoFlow):
@@ -262,8 +263,8 @@ def _how_to_reproduce(fit: Fit) -> Section:
     versions = {"pyro_flows": __version__, "Python": platform.python_version()}
     versions |= {package: _version(package) for package in PACKAGES}
     text = (
-        "With the same versions, machine and number of threads, and whatever other options were "
-        "given, the same call gives the same numbers, bit for bit."
+        "With the same versions, machine and number of threads, and whatever start (init_loc_fn) "
+        "was given, the same call gives the same numbers, bit for bit."
     )
     on = f"{posterior.pool.z.shape[1]:,} unconstrained dimensions, {parameter.dtype}, on "
     on += f"{parameter.device}. "

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -85,6 +86,7 @@ class Report:
         rollbacks: times it went back to the best state after diverging.
         non_finite: particles masked out of gradients.
         compiled: whether steps were compiled, and why not, in words.
+        settings: by name, what was asked for that isn't the default.
         history: arrays "step", "elbo" (objective in training), "heldout_step", "heldout_elbo",
             "heldout_se", "stage".
 
@@ -100,4 +102,5 @@ class Report:
     rollbacks: int = 0
     non_finite: int = 0
     compiled: str = ""
+    settings: dict[str, Any] = field(default_factory=dict)
     history: dict[str, np.ndarray] = field(default_factory=dict)

@@ -47,6 +47,12 @@ def product(x, y):
 def wrong(y):
     b = pyro.sample("b", dist.Normal(torch.zeros(3), 1.0).to_event(1))
     pyro.sample("obs", dist.Normal(b + y, 1.0).to_event(1), obs=y)
+
+
+def below(y):
+    scale = torch.linspace(-1.0, 1.0, 900)
+    pyro.sample("scale", dist.Normal(0.0, scale).to_event(1))
+    pyro.sample("obs", dist.Normal(0.0, 1.0).expand([4]).to_event(1), obs=y)
 """
 Y = [1.5, 2.5, 0.5, 3.5]
 CSV = "y,x,k,town\n1.5,1,0,a\n2.5,2,1,b\n0.5,3,1,a\n3.5,4,0,a\n"
@@ -312,6 +318,13 @@ class TestWrongInput:
         assert text.startswith("The model's code raised RuntimeError: ")
         assert "at models.py, line 28, in wrong: " in text
         assert not (here / "wrong_fit").exists()
+
+    def test_a_wrong_tensor_is_not_printed_in_full(self, home, here, capsys):
+        assert fit(home, "below") == 1
+        text = self.error(capsys)
+        assert "parameter scale (Tensor of shape (900,))" in text
+        assert "in below: " in text
+        assert text.count("\n") < 10
 
     def test_an_interrupt_before_there_is_anything(self, home, here, capsys, monkeypatch):
         def interrupt(*_, **__):

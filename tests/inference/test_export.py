@@ -15,7 +15,7 @@ import torch
 
 from pyro_flows import FlowVI
 from pyro_flows.diagnostics import load_netcdf, save_netcdf
-from pyro_flows.errors import OptionError
+from pyro_flows.errors import GuideError, OptionError
 from pyro_flows.inference import per_draw
 
 from .models import flat
@@ -204,6 +204,27 @@ def test_names_that_clash():
     found = FlowVI(model, num_steps=5, progress=False).run(county, torch.zeros(5)).to_arviz(20)
     assert group(found, "posterior")["effect"].dims == ("chain", "draw", "county")
     assert group(found, "constant_data")["county_data"].values.tolist() == county.tolist()
+
+
+def test_a_predictor_that_equals_the_data():
+    def line(x, y, again):
+        slope = pyro.sample("slope", dist.Normal(0.0, 10.0))
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(slope * x, 1.0), obs=y * 1 if again else y)
+
+    x = torch.tensor([1.0, 2.0, 3.0])
+    for again in (False, True):  # the data themselves, or a copy that the model makes
+        posterior = FlowVI(line, num_steps=2, progress=False).run(x, x.clone(), again)
+        found = posterior.to_arviz(20, prior=0, predictive=False)
+        assert set(group(found, "constant_data").data_vars) == {"x", "again"}
+
+
+@pytest.mark.parametrize("draws", [0, -3, 2.0])
+def test_no_number_of_draws(posterior, draws):
+    with pytest.raises(GuideError, match=f"to_arviz expected draws >= 1, but got {draws}"):
+        posterior.to_arviz(draws)
+    with pytest.raises(GuideError, match=f"predict expected draws >= 1, but got {draws}"):
+        posterior.predict(draws=draws)
 
 
 def test_arviz_and_files(complete, tmp_path):

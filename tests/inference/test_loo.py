@@ -218,9 +218,9 @@ class TestRefusals:
         with pytest.raises(ModelError, match="but 'y' is scaled"):
             loo(quick(model, DATA))
 
-    @pytest.mark.parametrize("draws", [0, 2.5, None])
+    @pytest.mark.parametrize("draws", [0, 24, 2.5, None])
     def test_no_number_of_draws(self, draws):
-        with pytest.raises(GuideError, match="loo expected draws >= 1"):
+        with pytest.raises(GuideError, match="loo expected draws >= 25"):
             loo(fitted("normal"), draws=draws)
 
 
@@ -244,6 +244,10 @@ class TestCompare:
             compare(fits, draws=500)
         with pytest.raises(ValueError, match="got 4 points for 'a' and 8 for 'c'"):
             compare({"a": fits["a"], "c": quick(normal_mean, DATA)}, draws=500)
+
+    def test_fits_without_names(self):
+        with pytest.raises(OptionError, match="expected a dict of names to fits, but got list"):
+            compare([fitted("normal"), fitted("normal")])
 
 
 def test_scalar_sites_one_by_one():

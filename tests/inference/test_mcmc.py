@@ -10,6 +10,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro.infer import HMC, MCMC, NUTS
+from pyro.infer.mcmc.util import initialize_model
 
 from pyro_flows import from_mcmc
 from pyro_flows.errors import DataError
@@ -77,7 +78,7 @@ def test_log_densities(converted):
         v.values.reshape(1, 60, -1).sum(-1) for v in group(converted, "log_prior").values()
     )
     lp = group(converted, "sample_stats")["lp"].values
-    np.testing.assert_allclose(lp, prior + found.sum(-1))
+    np.testing.assert_allclose(lp, prior + found.sum(-1) + np.log(values["tau"]))
 
 
 def test_divergences(converted, run):
@@ -143,3 +144,26 @@ def test_the_global_state_is_left(run):
     assert torch.equal(torch.get_rng_state(), state)
     one, other = (group(found, "posterior_predictive")["y"].values for found in (first, again))
     np.testing.assert_array_equal(one, other)
+
+
+def test_lp_is_that_of_nuts():
+    def model(x, y):
+        weights = pyro.sample("weights", dist.Dirichlet(torch.ones(3)))
+        top = pyro.sample("top", dist.Gamma(2.0, 1.0))
+        with pyro.plate("group", 2):
+            low = pyro.sample("low", dist.Uniform(-top, top))
+        with pyro.plate("data", len(y)):
+            pyro.sample("y", dist.Normal(x @ weights + low.sum(), top), obs=y)
+
+    pyro.set_rng_seed(0)
+    x, y = torch.randn(5, 3), torch.randn(5)
+    mcmc = MCMC(NUTS(model), num_samples=10, warmup_steps=10, disable_progbar=True)
+    mcmc.run(x, y)
+    _, potential, transforms, _ = initialize_model(model, (x, y))
+    draws = mcmc.get_samples()
+    expected = [
+        -float(potential({name: transforms[name](value[i]) for name, value in draws.items()}))
+        for i in range(10)
+    ]
+    found = group(from_mcmc(mcmc, prior=0, predictive=False), "sample_stats")["lp"].values[0]
+    np.testing.assert_allclose(found, expected, rtol=1e-4)

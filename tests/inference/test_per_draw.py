@@ -223,6 +223,12 @@ def test_no_draws(samples):
         predictive(regression, samples, torch.zeros(2, 3))
 
 
+@pytest.mark.parametrize("samples", [{"a": [1.0, 2.0]}, [torch.zeros(2)]])
+def test_draws_that_are_no_tensors(samples):
+    with pytest.raises(DataError, match=r"dict of site name to tensor.*but got .*list"):
+        predictive(regression, samples, torch.zeros(2, 3))
+
+
 class TestPosterior:
     def test_new_predictors(self):
         x = torch.randn(30, 3)

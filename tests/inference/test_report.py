@@ -104,7 +104,7 @@ def test_the_page_of_a_good_fit_is_complete():
         assert said in page.text
     assert posterior.report.stop_reason in page.text
     assert f"{posterior.cost['gradients']:,} gradients" in page.text
-    assert "seed=0).run(<float64[2, 3]>)" in page.text
+    assert "num_steps=80, seed=0).run(<float64[2, 3]>)" in page.text
     assert torch.__version__ in page.text
     assert "school, pupil" in page.text or "pupil, school" in page.text
     assert "deterministic" in page.text

@@ -60,6 +60,7 @@ class TestRoundTrip:
         assert again.khat == posterior.khat
         assert again.cost == posterior.cost
         assert again.report.stop_reason == posterior.report.stop_reason
+        assert again.report.settings == posterior.report.settings
         np.testing.assert_array_equal(
             again.report.history["heldout_elbo"], posterior.report.history["heldout_elbo"]
         )
