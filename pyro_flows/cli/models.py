@@ -10,6 +10,7 @@ import difflib
 import importlib
 import importlib.util
 import linecache
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -23,8 +24,9 @@ from pyro_flows.cli.console import users_code
 from pyro_flows.errors import ModelError, PyroFlowsError
 
 EXPECTED = "Expected the model as FILE.py:NAME or package.module:NAME"
-# Of an error: a wrong value is often shown with the whole tensor it stands in.
-MOST_LINES = 4
+# Errors of torch and Pyro show a wrong value with the whole tensor it stands in.
+TENSOR = re.compile(r"tensor\(\[.*\].*?\)", re.DOTALL)
+SHOWN = 200
 
 
 @dataclass(frozen=True)
@@ -188,9 +190,13 @@ def _blamed(file: str) -> Iterator[None]:
 
 
 def _brief(error: Exception) -> str:
-    """What an error says, without the rest of a tensor that it prints."""
-    lines = str(error).splitlines()
-    return "\n".join([*lines[:MOST_LINES], *(["..."] if len(lines) > MOST_LINES else [])])
+    """What an error says, without the rest of a long tensor."""
+
+    def cut(match: re.Match[str]) -> str:
+        text = match[0]
+        return text if len(text) <= SHOWN else f"{text[:SHOWN]} ..."
+
+    return TENSOR.sub(cut, str(error))
 
 
 def _place(error: BaseException, file: str) -> str | None:

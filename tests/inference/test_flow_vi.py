@@ -180,7 +180,7 @@ class TestSteps:
         cycles = module._cycles(None, limit)
         assert 0.25 * limit <= sum(cycles) <= limit
 
-    @pytest.mark.parametrize("limit", [60_000, 100_000])
+    @pytest.mark.parametrize("limit", [25_000, pytest.param(100_000, marks=pytest.mark.slow)])
     def test_max_gradients_is_obeyed(self, limit):
         spent = []
 
@@ -497,7 +497,9 @@ class TestScales:
         with pyro.plate("data", len(x)):
             pyro.sample("y", dist.Bernoulli(logits=beta @ x.T), obs=self.Y)
 
-    @pytest.mark.parametrize("units", [[1e4, 1.0, 1e-4], [1e-4, 1e-4, 1e4]])
+    @pytest.mark.parametrize(
+        "units", [[1e4, 1.0, 1e-4], pytest.param([1e-4, 1e-4, 1e4], marks=pytest.mark.slow)]
+    )
     def test_the_gap_is_that_of_other_units(self, units):
         units = torch.tensor(units).double()
         plain = FlowVI(self.logistic, progress=False, max_steps=400).run(self.X)
@@ -590,6 +592,7 @@ class TestOneCoordinate:
         assert posterior.verdict.status != "not reliable"
         assert posterior.weights.n_zero < 0.1 * posterior.weights.n
 
+    @pytest.mark.slow
     def test_an_edge_that_a_parameter_sets(self):
         """The posterior of an unknown maximum: y^-(n + 1) above the largest observation."""
         y = torch.tensor([0.3, 2.0, 1.1, 2.9, 2.2])

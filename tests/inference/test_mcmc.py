@@ -36,8 +36,8 @@ def run():
     pyro.set_rng_seed(0)
     mcmc = MCMC(
         NUTS(schools, step_size=2.5, adapt_step_size=False),
-        num_samples=60,
-        warmup_steps=20,
+        num_samples=20,
+        warmup_steps=5,
         num_chains=1,
         disable_progbar=True,
     )
@@ -58,7 +58,7 @@ def test_groups_and_axes(converted):
     }
     found = group(converted, "posterior")
     assert found["theta"].dims == ("chain", "draw", "school")
-    assert found["theta"].shape == (1, 60, 3)
+    assert found["theta"].shape == (1, 20, 3)
     assert found["school"].values.tolist() == ["A", "B", "C"]
     np.testing.assert_allclose(found["doubled"].values, 2 * found["theta"].values)
     assert group(converted, "constant_data")["sigma"].values.tolist() == SIGMA.tolist()
@@ -75,10 +75,10 @@ def test_log_densities(converted):
     found = group(converted, "log_likelihood")["y"].values
     np.testing.assert_allclose(found, expected.numpy())
     prior = sum(
-        v.values.reshape(1, 60, -1).sum(-1) for v in group(converted, "log_prior").values()
+        v.values.reshape(1, 20, -1).sum(-1) for v in group(converted, "log_prior").values()
     )
     lp = group(converted, "sample_stats")["lp"].values
-    np.testing.assert_allclose(lp, prior + found.sum(-1) + np.log(values["tau"]))
+    np.testing.assert_allclose(lp, prior + found.sum(-1) + values["tau"].log().numpy())
 
 
 def test_divergences(converted, run):
@@ -151,7 +151,7 @@ def test_lp_is_that_of_nuts():
         weights = pyro.sample("weights", dist.Dirichlet(torch.ones(3)))
         top = pyro.sample("top", dist.Gamma(2.0, 1.0))
         with pyro.plate("group", 2):
-            low = pyro.sample("low", dist.Uniform(-top, top))
+            low = pyro.sample("low", dist.Uniform(-1.0, 3.0))
         with pyro.plate("data", len(y)):
             pyro.sample("y", dist.Normal(x @ weights + low.sum(), top), obs=y)
 

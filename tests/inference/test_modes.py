@@ -97,7 +97,7 @@ class TestSearch:
         one.elbo = elbo_of(log_joint, one.loc, one.scale_tril)
         assert re.match(r"Of \d+ modes .* were met only once", search.unseen(log_joint, one))
 
-    @pytest.mark.parametrize("seed", range(3))
+    @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
     def test_bumps_in_one_bulk_are_no_modes(self, seed):
         def rippled():
             x = pyro.sample("x", dist.Normal(torch.zeros(3).double(), 1.0).to_event(1))
@@ -262,12 +262,12 @@ class TestGradient:
         guide.split(MEANS + 0.4, 1.2 * eye.expand(3, 2, 2), torch.tensor([0.2, 0.5, 0.3]))
         objective = Objective(guide, log_joint)
         with seeded(0):
-            objective.gradient(60_000)
+            objective.gradient(20_000)
         found = {n: p.grad for n, p in guide.named_parameters() if p.grad is not None}
         guide.zero_grad()
         with seeded(1):
             base = guide.get_base_dist()
-            draws, log_weights = base.rsample_components((20_000,))
+            draws, log_weights = base.rsample_components((10_000,))
             ratio = log_three(draws) - base.log_prob(draws)
             (-(log_weights.exp() * ratio).sum(0).mean()).backward()
         for name, parameter in guide.named_parameters():
