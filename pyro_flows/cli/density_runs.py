@@ -53,7 +53,9 @@ def fit(args: argparse.Namespace, console: Console) -> int:
         device=args.device,
         checkpoint=args.checkpoint,
         progress=console.progress,
-    ).fit(rows.values, None if context is None else context.values)
+    )
+    with folders.threads(args.threads, rows.values.size):
+        density.fit(rows.values, None if context is None else context.values)
     console.say(
         f"Mean log density of the rows held out: {density.best_score_:.4f} ± "
         f"{density.best_score_se_:.4f} nats\n"

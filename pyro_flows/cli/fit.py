@@ -179,7 +179,13 @@ def fit(
     model: Model, arguments: Arguments, target: Path, args: argparse.Namespace, console: Console
 ) -> int:
     """Fit a model to arguments, print the result, and write it to a folder."""
-    with folders.precision(args.dtype, args.device) as (dtype, device):
+    import numpy as np
+
+    size = sum(np.size(value) for value in arguments.values.values())
+    with (
+        folders.precision(args.dtype, args.device) as (dtype, device),
+        folders.threads(args.threads, size),
+    ):
         values = as_tensors(arguments.values, dtype, device)
         settled = [f"  {line}" for line in settle(model.function, values)]
         head = f"Fitting {model.name}{signature_of(model.function)}"

@@ -73,6 +73,13 @@ def add_training(parser: argparse.ArgumentParser, flow: str) -> Any:
         "--device", metavar="DEVICE", help="such as cuda, cuda:1 or mps (default: cpu)"
     )
     group.add_argument(
+        "--threads",
+        type=at_least(1),
+        metavar="N",
+        help="of the processor (default: all for 100,000 numbers and more; 1 for fewer, which is "
+        "about as fast, and many times as fast where other programs are busy)",
+    )
+    group.add_argument(
         "--checkpoint",
         metavar="FOLDER",
         type=Path,

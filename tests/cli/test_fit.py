@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from pyro_flows import FlowVI, Posterior
-from pyro_flows.cli import demo, main
+from pyro_flows.cli import demo, folder, main
 from pyro_flows.cli.models import model_named
 from pyro_flows.diagnostics import group_dataset, load_netcdf
 
@@ -333,6 +333,40 @@ class TestWrongInput:
         monkeypatch.setattr(FlowVI, "run", interrupt)
         assert fit(home, "mean") == 130
         assert "interrupted" in self.error(capsys)
+
+
+class TestThreads:
+    @pytest.mark.parametrize(
+        ("number", "numbers", "given", "expected"),
+        [
+            (None, 10, None, 1),
+            (None, 200_000, None, 2),
+            (None, 10, "2", 2),  # OMP_NUM_THREADS
+            (3, 10, None, 3),
+            (3, 200_000, "2", 3),
+        ],
+    )
+    def test_few_numbers_are_for_one(self, monkeypatch, number, numbers, given, expected):
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+        if given:
+            monkeypatch.setenv("OMP_NUM_THREADS", given)
+        torch.set_num_threads(2)
+        with folder.threads(number, numbers):
+            assert torch.get_num_threads() == expected
+        assert torch.get_num_threads() == 2
+        torch.set_num_threads(1)
+
+    def test_the_option(self, home, here, monkeypatch):
+        seen = []
+        run = FlowVI.run
+
+        def watched(*args, **kwargs):
+            seen.append(torch.get_num_threads())
+            return run(*args, **kwargs)
+
+        monkeypatch.setattr(FlowVI, "run", watched)
+        assert fit(home, "mean", "--threads", "2") == 0
+        assert seen == [2]
 
 
 class TestReport:
