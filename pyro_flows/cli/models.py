@@ -25,7 +25,7 @@ from pyro_flows.errors import ModelError, PyroFlowsError
 
 EXPECTED = "Expected the model as FILE.py:NAME or package.module:NAME"
 # Errors of torch and Pyro show a wrong value with the whole tensor it stands in.
-TENSOR = re.compile(r"tensor\(\[.*\].*?\)", re.DOTALL)
+TENSOR = re.compile(r"tensor\(\[[^()]*\)")
 SHOWN = 200
 
 

@@ -88,7 +88,9 @@ def _check_same_data(models: Mapping[str, LOO]) -> None:
         if one.observed is None or other.observed is None:
             continue
         mine, theirs = (np.asarray(x.observed, dtype=float).ravel() for x in (one, other))
-        if not (mine.shape == theirs.shape and np.allclose(mine, theirs, rtol=1e-6, atol=0.0)):
+        if not (
+            mine.shape == theirs.shape and np.allclose(mine, theirs, 1e-6, 0.0, equal_nan=True)
+        ):
             raise ValueError(
                 f"Expected models of the same data, got other observed values for {first!r} than "
                 f"for {name!r}: densities of different or transformed data can't be compared."

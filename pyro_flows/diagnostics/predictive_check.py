@@ -58,7 +58,8 @@ class PredictiveCheck:
         observed: the data.
         replicated: new data, ``(S, *observed.shape)``.
         statistics: what the table is about: functions of data, or names.
-        pit: LOO-PIT values, in the shape of the data; None where there are none.
+        pit: a LOO-PIT value for each point, of vectors that of one element; None where there are
+            none.
         discrete: whether the data are.
         notes: what to keep in mind, sentences.
 

@@ -36,6 +36,8 @@ from pyro_flows.training import Report
 # A pool ten times the draws handed over, so that resampling without replacement has a choice.
 POOL = 40_000
 SLOW_POOL = 2_000
+# Why training ended, of a guide that came trained.
+NOT_TRAINED = "not trained here"
 # Added to a seed, so that it isn't one that a guide was trained by.
 OTHER_NUMBERS = 1_000_003
 UNSEARCHED = Remark("Not checked for further modes.", anchor="not-checked-for-further-modes")
@@ -107,7 +109,7 @@ def assess(
             "assess expected a trained guide, but this one hasn't seen its model's arguments yet. "
             "Train it first, by SVI, or use FlowVI(model).run(...), which trains and judges."
         )
-    begun, report = time.perf_counter(), Report(stop_reason="not trained here")
+    begun, report = time.perf_counter(), Report(stop_reason=NOT_TRAINED)
     # Numbers of its own, whatever seed the guide was trained by. A guide of NaN is judged, too.
     with seeded(seed + OTHER_NUMBERS), pyro.validation_enabled(False):
         check_density(guide, args, kwargs)

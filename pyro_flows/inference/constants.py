@@ -34,10 +34,11 @@ def constants(
     """
     given = _by_name(model, args, kwargs)
     arrays = {name: _numbers(value) for name, value in given.items()}
-    data = {
-        _argument_observed(name, site["value"], given, arrays)
-        for name, site in structure.observed_sites(trace).items()
-    }
+    data = set[str]()
+    for name, site in structure.observed_sites(trace).items():
+        left = {k: v for k, v in given.items() if k not in data}
+        found = _argument_observed(name, site["value"], left, arrays)
+        data |= {found} if found else set()
     return {
         f"{name}_data" if name in trace.nodes else name: array
         for name, array in arrays.items()
@@ -85,6 +86,8 @@ def _by_name(
 def _numbers(value: Any) -> NDArray[Any] | None:
     """A value as an array of numbers; None if it is something else."""
     if isinstance(value, Tensor):
+        if value.layout != torch.strided or value.is_quantized:
+            return None
         value = value.detach().cpu()
         value = value.float() if value.dtype == torch.bfloat16 else value
         return np.asarray(value.numpy())
@@ -106,19 +109,23 @@ def _argument_observed(
     That which is the data, or shares their memory. Where the model has made a copy, one that is
     equal to them: of several the one named as the site, or else the last, since data come last.
     """
-    for name, argument in given.items():
-        if argument is value or _shares_memory(argument, value):
-            return name
     data = _numbers(value)
-    equal = [name for name, array in arrays.items() if _equal(array, data)]
+    for name, argument in given.items():
+        if argument is value or _shares_memory(argument, value, arrays[name], data):
+            return name
+    equal = [name for name in given if _equal(arrays[name], data)]
     return site if site in equal else equal[-1] if equal else None
 
 
-def _shares_memory(argument: Any, value: Any) -> bool:
-    if not isinstance(argument, Tensor) or not isinstance(value, Tensor):
+def _shares_memory(
+    argument: Any, value: Any, array: NDArray[Any] | None, data: NDArray[Any] | None
+) -> bool:
+    """Whether an argument is the memory of all the data, in whatever shape."""
+    if array is None or data is None or array.size != data.size or not data.size:
         return False
-    same_start = argument.device == value.device and argument.data_ptr() == value.data_ptr()
-    return same_start and argument.shape == value.shape and argument.numel() > 0
+    if isinstance(argument, Tensor) and isinstance(value, Tensor) and argument.is_cuda:
+        return value.is_cuda and argument.data_ptr() == value.data_ptr()
+    return bool(np.shares_memory(array, data))
 
 
 def _equal(array: NDArray[Any] | None, data: NDArray[Any] | None) -> bool:

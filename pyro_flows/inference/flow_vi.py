@@ -150,7 +150,7 @@ class FlowVI:
         self.compile: Compile = compile if compile == "auto" else bool(compile)
         self.flow, self.init_loc_fn, self.guide = flow, init_loc_fn, guide
         self.num_steps, self.max_steps, self.max_gradients = num_steps, max_steps, max_gradients
-        self.num_particles, self.learning_rate = num_particles, learning_rate
+        self.num_particles, self.learning_rate = num_particles, float(learning_rate)
         self.checkpoint = checkpoint
         if guide is None:
             AutoFlow(model, flow, init_loc_fn)  # complain about arguments now, not in run

@@ -41,7 +41,7 @@ def loo(
         posterior: of ``FlowVI.run`` or ``assess``, with data.
         site: the observed site, needed where there are several; or a list of sites, whose points
             are then taken together.
-        draws: number of draws of the guide.
+        draws: number of draws of the guide, 25 or more.
 
     Returns:
         The estimate, by point and in all, with warnings; print it.
@@ -50,6 +50,7 @@ def loo(
         ModelError: nothing is observed, or points have no likelihood of their own (enumerated
             discrete sites, a subsampled plate, a scaled likelihood).
         OptionError: there are several observed sites and none is named, or an unknown one is.
+        GuideError: fewer draws, or none inside the support.
 
     Cost: one run of the model for each draw, and somewhat under a millisecond for each point.
 

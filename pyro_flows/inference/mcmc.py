@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pyro.infer import MCMC
+from pyro.infer import MCMC, config_enumerate
 
 from pyro_flows import diagnostics
 from pyro_flows.errors import DataError
+from pyro_flows.guides import structure
 from pyro_flows.inference.export import Wanted, export, to_numpy
+from pyro_flows.inference.per_draw import Model
 from pyro_flows.inference.randomness import seeded
 
 
@@ -32,7 +34,9 @@ def from_mcmc(
 
     The groups, names of axes and attributes are those of :meth:`Posterior.to_arviz`, without what
     only a guide has: ``sample_stats`` holds ``diverging`` and ``lp``, the log joint density of the
-    unconstrained latents.
+    unconstrained latents. (Where a support hangs on another latent, Pyro's own kernel keeps to
+    that of the first run; ``lp`` is the model's.) Where discrete sites are summed out, points have
+    no likelihood of their own, and ``log_likelihood``, ``log_prior`` and ``lp`` are left out.
 
     Args:
         mcmc: after ``mcmc.run(...)``.
@@ -87,17 +91,26 @@ def from_mcmc(
         }
         return diagnostics.to_container(groups, dims=dims or {}, coords=coords or {}, attrs=attrs)
     flat = {name: value.flatten(0, 1) for name, value in by_chain.items()}
+    args, kwargs = mcmc._args or (), mcmc._kwargs or {}
     with seeded(seed):
         return export(
-            model,
-            mcmc._args or (),
-            mcmc._kwargs or {},
+            _marked(model, by_chain, args, kwargs),
+            args,
+            kwargs,
             flat,
             Wanted(predictive, prior, predictions, coords, dims),
             chains=chains,
             stats=stats,
             attrs=attrs,
         )
+
+
+def _marked(
+    model: Model, drawn: Mapping[str, Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Model:
+    """The model with its discrete latents marked for enumeration, which HMC does by itself."""
+    latent = structure.latent_sites(structure.trace_model(model, *args, **kwargs))
+    return model if latent.keys() <= drawn.keys() else config_enumerate(model)
 
 
 def _per_chain(mcmc: MCMC, key: str, chains: int) -> list[Any]:

@@ -52,7 +52,7 @@ def predictive_check(
             number. They get an array in the shape of the data; where elements are masked out, the
             others in a row.
         interval: probability of the central predictive interval in the table.
-        draws: number of sets of new data, and of raw draws for LOO-PIT.
+        draws: number of sets of new data, and of raw draws for LOO-PIT, 25 or more.
 
     Returns:
         The check; print it, plot it: ``table``, ``pit``, ``plot()``. Where points have no
@@ -61,6 +61,7 @@ def predictive_check(
     Raises:
         ModelError: nothing is observed.
         OptionError: there are several observed sites and none is named, or an unknown one is.
+        GuideError: fewer draws, or none inside the support.
         ValueError: an unknown statistic, or one that isn't a number.
 
     Cost: three runs of the model for each draw, and somewhat under a millisecond for each point.
@@ -85,7 +86,6 @@ def predictive_check(
     known = ~np.isnan(observed) if observed.dtype.kind == "f" else np.array(True)
     if not known.all():
         observed, new = observed[known], new[:, known]
-        pit = None if pit is None else pit[known]
     if posterior.verdict.status == "not reliable":
         notes.append("The verdict on this fit is 'not reliable': print(posterior) says why.")
     return PredictiveCheck(
@@ -111,13 +111,14 @@ def _pit(posterior: Posterior, raw: RawDraws, points: Points) -> tuple[Array | N
         return None, [str(error)]
     (values,) = raw.runs.map(log_likelihood)
     new: NDArray[np.generic] = points.take(raw.runs.new_data())
+    rng = np.random.default_rng(posterior.seed)
     pit, khats = diagnostics.loo_pit(
-        raw.log_ratio,
-        points.take(values),
-        points.observed,
-        new,
-        rng=np.random.default_rng(posterior.seed),
+        raw.log_ratio, points.take(values), points.observed, new, rng=rng
     )
+    # Of an event one element that is known: a band is for values that don't hang together.
+    each = pit.reshape(*points.shape, -1)
+    chance = np.where(np.isnan(each), -1.0, rng.uniform(size=each.shape))
+    pit = np.asarray(np.take_along_axis(each, chance.argmax(-1)[..., None], -1)[..., 0])
     threshold = diagnostics.khat_threshold(max(len(raw.log_ratio), 2))
     high = int((~(khats < threshold)).sum())
     notes = []

@@ -114,7 +114,9 @@ class Refits:
     def agree(self) -> bool:
         """Whether nothing shows that the fits differ; no reason to trust them."""
         table = self.summary()
-        apart = table["elbo_diff"].abs() - 2 * table["elbo_se"] > LARGEST_DIFFERENCE
+        best = table["elbo_se"][table["elbo_diff"].idxmax()]
+        se = np.hypot(table["elbo_se"], best)  # of a difference
+        apart = table["elbo_diff"].abs() - 2 * se > LARGEST_DIFFERENCE
         near = self.convergence().rhat_max <= LARGEST_RHAT
         return bool(near and not apart.any() and (table["shift"] <= LARGEST_SHIFT).all())
 

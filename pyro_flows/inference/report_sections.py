@@ -24,6 +24,7 @@ from pyro_flows._version import __version__
 from pyro_flows.diagnostics import page
 from pyro_flows.diagnostics.page import Html, Section, element
 from pyro_flows.guides import AutoFlow, structure
+from pyro_flows.inference.assessment import NOT_TRAINED
 from pyro_flows.inference.predictive_check import predictive_check
 
 if TYPE_CHECKING:
@@ -258,13 +259,18 @@ def _how_to_reproduce(fit: Fit) -> Section:
         options.insert(0, f"flow={guide.flow_name!r}")
     if not isinstance(guide, AutoFlow):
         options.insert(0, f"guide={type(guide).__name__}({name_of(posterior)})")
-    call = f"FlowVI({name_of(posterior)}, {', '.join(options)}).run({', '.join(given)})"
+    if posterior.report.stop_reason == NOT_TRAINED:
+        given = [name_of(posterior), type(guide).__name__, *given, f"seed={posterior.seed}"]
+        call = f"assess({', '.join(given)})"
+    else:
+        call = f"FlowVI({name_of(posterior)}, {', '.join(options)}).run({', '.join(given)})"
     parameter = next(guide.parameters())
     versions = {"pyro_flows": __version__, "Python": platform.python_version()}
     versions |= {package: _version(package) for package in PACKAGES}
     text = (
-        "With the same versions, machine and number of threads, and whatever start (init_loc_fn) "
-        "was given, the same call gives the same numbers, bit for bit."
+        "With the same versions, machine, number of threads and default dtype, and the same start "
+        "(init_loc_fn), guide or flow where one was given, the same call gives the same numbers, "
+        "bit for bit."
     )
     on = f"{posterior.pool.z.shape[1]:,} unconstrained dimensions, {parameter.dtype}, on "
     on += f"{parameter.device}. "

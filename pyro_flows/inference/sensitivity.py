@@ -41,7 +41,7 @@ def sensitivity(
             other latent: in a hierarchy the priors of the top, since what is below is part of the
             model (Kallioinen et al. 2024); all, where Pyro can't tell what depends on what.
         likelihood: observed sites whose densities are scaled together; by default all.
-        draws: number of draws of the guide. More make less noise: see the column.
+        draws: number of draws of the guide, 25 or more. More make less noise: see the column.
         threshold: the sensitivity from which a diagnosis is given.
 
     Returns:

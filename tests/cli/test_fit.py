@@ -350,11 +350,10 @@ class TestThreads:
         monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
         if given:
             monkeypatch.setenv("OMP_NUM_THREADS", given)
-        torch.set_num_threads(2)
+        torch.set_num_threads(2)  # until the next test
         with folder.threads(number, numbers):
             assert torch.get_num_threads() == expected
         assert torch.get_num_threads() == 2
-        torch.set_num_threads(1)
 
     def test_the_option(self, home, here, monkeypatch):
         seen = []

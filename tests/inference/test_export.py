@@ -219,6 +219,32 @@ def test_a_predictor_that_equals_the_data():
         assert set(group(found, "constant_data").data_vars) == {"x", "again"}
 
 
+def test_data_of_two_sites_that_are_equal_and_a_sparse_argument():
+    def model(x, sparse, a, b):
+        mean = pyro.sample("mean", dist.Normal(x, 10.0))
+        with pyro.plate("data", len(a)):
+            pyro.sample("s1", dist.Normal(mean, 1.0), obs=a * 1)
+            pyro.sample("s2", dist.Normal(mean, 1.0), obs=b * 1)
+
+    a = torch.tensor([1.0, 2.0, 3.0])
+    args = torch.tensor(0.0), torch.eye(2).to_sparse(), a, a.clone()
+    found = FlowVI(model, num_steps=2, progress=False).run(*args).to_arviz(20, prior=0)
+    assert set(group(found, "constant_data").data_vars) == {"x"}
+
+
+def test_data_of_numpy_in_another_shape():
+    def line(y, x):
+        slope = pyro.sample("slope", dist.Normal(0.0, 10.0))
+        with pyro.plate("data", len(x)), pyro.plate("one", 1):
+            pyro.sample(
+                "z", dist.Normal(slope * torch.as_tensor(x), 1.0), obs=torch.as_tensor(y)[None]
+            )
+
+    y = np.array([1.0, 2.0, 3.0])
+    found = FlowVI(line, num_steps=2, progress=False).run(y, y.copy()).to_arviz(20, prior=0)
+    assert set(group(found, "constant_data").data_vars) == {"x"}
+
+
 @pytest.mark.parametrize("draws", [0, -3, 2.0])
 def test_no_number_of_draws(posterior, draws):
     with pytest.raises(GuideError, match=f"to_arviz expected draws >= 1, but got {draws}"):

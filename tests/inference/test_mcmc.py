@@ -167,3 +167,27 @@ def test_lp_is_that_of_nuts():
     ]
     found = group(from_mcmc(mcmc, prior=0, predictive=False), "sample_stats")["lp"].values[0]
     np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+def test_discrete_sites_that_hmc_sums_out():
+    def model(y):
+        mu = pyro.sample("mu", dist.Normal(0.0, 3.0).expand([2]).to_event(1))
+        with pyro.plate("data", len(y)):
+            k = pyro.sample("k", dist.Categorical(torch.ones(2) / 2))
+            pyro.sample("y", dist.Normal(mu[k], 1.0), obs=y)
+
+    def vectorised(y):
+        mu = pyro.sample("mu", dist.Normal(0.0, 3.0).expand([2]).to_event(1))
+        with pyro.plate("data", len(y)):
+            k = pyro.sample("k", dist.Categorical(torch.ones(2) / 2))
+            pyro.sample("y", dist.Normal(mu[..., k], 1.0), obs=y)
+
+    for each in (model, vectorised):
+        mcmc = MCMC(NUTS(each), num_samples=8, warmup_steps=4, disable_progbar=True)
+        mcmc.run(torch.tensor([-2.0, 2.0, 1.5]))
+        found = from_mcmc(mcmc, prior=0)
+        assert set(group(found, "posterior").data_vars) == {"mu"}
+        assert "lp" not in group(found, "sample_stats")
+        assert not {"log_likelihood", "log_prior"} & group_names(found)
+        assert "enumerated discrete sites" in attributes(found)["log_likelihood_left_out"]
+        assert group(found, "posterior_predictive")["y"].shape == (1, 8, 3)

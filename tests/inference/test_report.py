@@ -23,7 +23,7 @@ import torch
 from pyro.distributions import constraints
 from pyro.infer import MCMC, NUTS
 
-from pyro_flows import AutoFlow
+from pyro_flows import AutoFlow, assess
 from pyro_flows.diagnostics import importance_weights, judge
 from pyro_flows.errors import OptionError
 from pyro_flows.guides import LogJoint
@@ -31,7 +31,7 @@ from pyro_flows.inference import Objective, Pool, Posterior, report, report_sect
 from pyro_flows.training import Report
 from tests.reading_html import Page
 
-from .models import Y, fitted, fitted_tails
+from .models import Y, fitted, fitted_tails, normal_mean
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome", "chromium-headless-shell")
 # The colour of draws in all pictures, as a browser shows it.
@@ -349,3 +349,10 @@ def test_a_browser_shows_the_page_and_its_pictures(width, tmp_path):
             assert done.stdout.count("<img ") == 5
     pixels = matplotlib.image.imread(shot)[..., :3]
     assert (np.abs(pixels - BLUE) < 0.02).all(axis=-1).sum() > 1000  # nothing else is blue
+
+
+def test_a_guide_trained_elsewhere_is_reproduced_by_assess(tmp_path):
+    posterior = assess(normal_mean, fitted("normal").guide, Y)
+    text = page_of(posterior, tmp_path).text
+    assert "posterior = assess(normal_mean, AutoFlow, <float64[4]>, seed=0)" in text
+    assert "FlowVI(normal_mean" not in text
