@@ -25,15 +25,14 @@ def never_stale(case: Case) -> str | None:
     """Change parameters or data, and the answer for the very same tensor changes with them."""
     layer, context, x = case.layer(), case.context(), case.values(4)
     parameters = [p for p in layer.parameters() if p.numel()]
+    before = _everything(case, layer, x, context)
     if parameters:
         other = case.layer(seed=1).state_dict()
         for what, change in _changes(layer, x, context, other).items():
-            before = _everything(case, layer, x, context)
             change()
-            _require_current(case, layer, x, context, before, f"after {what}")
-    before = _everything(case, layer, x, context)
+            before = _current(case, layer, x, context, before, f"after {what}")
     x.mul_(0.5).add_(0.25)
-    _require_current(case, layer, x, context, before, "after an in-place change of the data")
+    _current(case, layer, x, context, before, "after an in-place change of the data")
     wide = in_double(layer)
     wide_answer = _everything(case, wide, x.double(), double(context))
     layer.double()
@@ -209,9 +208,10 @@ def _changes(
     }
 
 
-def _require_current(
+def _current(
     case: Case, layer: Layer, x: Tensor, context: Tensor | None, before: list[Tensor], when: str
-) -> None:
+) -> list[Tensor]:
+    """What a layer answers now, which must be what a new layer of its state does."""
     now = _everything(case, layer, x, context)
     fresh = case.fresh()
     fresh.load_state_dict(layer.state_dict())
@@ -220,6 +220,7 @@ def _require_current(
         case.require_close(got, want, 0.0, f"{when}, the answer", "that of a new layer")
     changed = any(not torch.equal(a, b) for a, b in zip(now, before, strict=True))
     case.require(changed, f"The answer should change {when}, but is the same in every digit.")
+    return now
 
 
 def _through_file(state: dict[str, Tensor]) -> dict[str, Tensor]:
