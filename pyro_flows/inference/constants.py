@@ -123,8 +123,8 @@ def _shares_memory(
     """Whether an argument is the memory of all the data, in whatever shape."""
     if array is None or data is None or array.size != data.size or not data.size:
         return False
-    if isinstance(argument, Tensor) and isinstance(value, Tensor) and argument.is_cuda:
-        return value.is_cuda and argument.data_ptr() == value.data_ptr()
+    if isinstance(argument, Tensor) and isinstance(value, Tensor):
+        return argument.device == value.device and argument.data_ptr() == value.data_ptr()
     return bool(np.shares_memory(array, data))
 
 

@@ -88,7 +88,7 @@ class Report:
         compiled: whether steps were compiled, and why not, in words.
         settings: by name, what was asked for that isn't the default.
         history: arrays "step", "elbo" (objective in training), "heldout_step", "heldout_elbo",
-            "heldout_se", "stage".
+            "heldout_se".
 
     Example:
         >>> Report(steps=3, stop_reason="the budget of 3 steps was used up").rollbacks
